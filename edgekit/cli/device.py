@@ -1,0 +1,176 @@
+"""`edgekit deploy`, `status`, `rollback` and `remove`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgekit.cli.show import json_option, mebibytes, show_facts, show_json, show_table, showing_progress
+
+DEVICE_HELP = """\b
+DEVICE is local:DIR (this machine), an alias of ~/.ssh/config, or
+user@host[:port]. Host keys are strict; keys come from the agent and key files.
+"""
+
+
+def device_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """DEVICE and what every command that talks to one takes."""
+    function = click.option(
+        "--python", default="python3", show_default=True, help="The device's Python (3.9 or newer)."
+    )(function)
+    function = json_option(function)
+    return click.argument("device", metavar="DEVICE")(function)
+
+
+@click.command(
+    "deploy",
+    epilog=DEVICE_HELP + "\n\b\nExamples:\n  edgekit deploy bundle pi@raspberrypi.local\n"
+    "  edgekit deploy bundle local:./device --dry-run",
+)
+@click.argument("bundle", type=click.Path(path_type=Path))
+@device_options
+@click.option("--with-pillow", is_flag=True, help="Also put Pillow there, to infer from picture files.")
+@click.option("--dry-run", is_flag=True, help="Say what would be sent; change nothing.")
+@click.option("--verify", is_flag=True, help="Hash everything on the device first; send again what is damaged.")
+def deploy_command(
+    bundle: Path, device: str, python: str, with_pillow: bool, dry_run: bool, verify: bool, as_json: bool
+) -> None:
+    """Put BUNDLE on DEVICE, let it answer its golden vectors there, then switch to it.
+
+    The device needs sshd and python3, nothing else: the interpreter for its Python is built here and sent once. If
+    anything goes wrong before the switch, what runs there has not changed.
+    """
+    from edgekit.bundle import read_bundle
+    from edgekit.deploy.address import parse_address
+    from edgekit.deploy.install import deploy
+
+    with showing_progress(as_json) as progress:
+        done = deploy(
+            read_bundle(bundle),
+            parse_address(device),
+            python=python,
+            with_pillow=with_pillow,
+            dry_run=dry_run,
+            verify=verify,
+            ask=ask_host_key,
+            progress=lambda stage, sent, total: progress(STAGES[stage], sent, total),
+        )
+    if as_json:
+        show_json(done)
+        return
+    sent = f"{done.files_sent} files, {mebibytes(done.bytes_sent)} (before compression)"
+    if not done.changed:
+        click.echo(f"{done.device}: release {done.release} is current already, nothing was sent")
+        return
+    facts: list[tuple[str, object]] = [("device", f"{done.device} ({done.system})")]
+    if dry_run:
+        facts += [("would send", sent), ("would install", f"release {done.release} in {done.root}")]
+        facts += [("then", "check golden vectors there, switch if they agree")]
+        show_facts([*facts, ("current now", done.previous)])
+        return
+    facts += [("sent", sent), ("release", f"{done.root}/releases/{done.release}")]
+    facts += [("runtime", " ".join(done.requirements)), ("previous", done.previous), *_agreements(done.check)]
+    show_facts(facts)
+
+
+@click.command("status", epilog=DEVICE_HELP + "\n\b\nExample:\n  edgekit status pi@raspberrypi.local --verify")
+@device_options
+@click.option("--verify", is_flag=True, help="Hash everything on the device; exit 4 if something is damaged.")
+def status_command(device: str, python: str, verify: bool, as_json: bool) -> int:
+    """Show what is installed on DEVICE."""
+    from edgekit.deploy.address import parse_address
+    from edgekit.deploy.install import status
+
+    found = status(parse_address(device), python=python, verify=verify, ask=ask_host_key)
+    damaged = found.get("damaged", [])
+    if as_json:
+        show_json(found)
+        return 4 if damaged else 0
+    free = "unknown" if found["free_bytes"] is None else mebibytes(found["free_bytes"])
+    show_facts(
+        [
+            ("device", f"{found['device']} ({found['board'] or found['system']})"),
+            ("python", f"{found['python']} on {found['arch']}, {found['libc'] or 'unknown libc'}"),
+            ("space", f"{mebibytes(found['used_bytes'])} used in {found['root']}, {free} free"),
+        ]
+    )
+    rows = [(r["role"], r["name"], r["id"], (r["bundle"] or "")[:16], r["edgekit"]) for r in found["releases"]]
+    if rows:
+        show_table(("", "name", "release", "bundle", "edgekit"), rows)
+    else:
+        click.echo("nothing is installed")
+    if verify:
+        click.echo("every file is as it was sent" if not damaged else f"damaged: {', '.join(damaged)}")
+        if damaged:
+            click.echo("  repair with: edgekit deploy BUNDLE DEVICE --verify", err=True)
+    return 4 if damaged else 0
+
+
+@click.command("rollback", epilog=DEVICE_HELP)
+@device_options
+def rollback_command(device: str, python: str, as_json: bool) -> None:
+    """Make DEVICE's previous release current again; what was current becomes the previous one."""
+    from edgekit.deploy.address import parse_address
+    from edgekit.deploy.install import rollback
+
+    found = rollback(parse_address(device), python=python, ask=ask_host_key)
+    if as_json:
+        show_json(found)
+    else:
+        click.echo(f"{found['device']}: {found['current']} is current again, {found['previous']} is kept")
+
+
+@click.command("remove", epilog=DEVICE_HELP)
+@device_options
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def remove_command(device: str, python: str, yes: bool, as_json: bool) -> None:
+    """Take everything of edgekit's off DEVICE."""
+    from edgekit.deploy.address import parse_address
+    from edgekit.deploy.install import remove
+    from edgekit.errors import InputError
+
+    address = parse_address(device)
+    if not yes:
+        if not sys.stdin.isatty():
+            raise InputError("remove asks before it deletes, and nobody is there to answer", hint="add --yes")
+        click.confirm(f"Remove all releases and runtimes from {address}?", abort=True)
+    found = remove(address, python=python, ask=ask_host_key)
+    if as_json:
+        show_json(found)
+    else:
+        click.echo(f"{found['device']}: {found['removed']} is gone")
+
+
+STAGES = {
+    "connect": "connecting",
+    "runtime": "building the runtime for its Python",
+    "send": "sending",
+    "install": "installing the runtime",
+    "check": "checking golden vectors on the device",
+}
+
+
+def ask_host_key(host: str, key_type: str, fingerprint: str) -> bool:
+    """Asks a person at a terminal, once; nobody there means no."""
+    if not sys.stdin.isatty() or not sys.stderr.isatty():
+        return False
+    click.echo(f"\nThe host key of {host} is not known. It is {key_type} {fingerprint}", err=True)
+    return click.confirm("Is that the device's own?", default=False, err=True)
+
+
+def _agreements(check: Mapping[str, Any] | None) -> list[tuple[str, object]]:
+    """A line for each variant of the device's golden check."""
+    if check is None:
+        return []
+    return [
+        (
+            f"golden {row['variant']}",
+            f"{row['bit_equal']} of {row['count']} answers equal to the bit, largest difference "
+            f"{row['largest_difference']:g} (allowed {row['tolerance']:g})",
+        )
+        for row in check["variants"]
+    ]

@@ -1,0 +1,101 @@
+"""The `edgekit` command: finds the subcommand, runs it, and turns what edgekit raises into two lines and an exit code."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+try:
+    import click
+except ImportError:  # installed without the host extra: on a board, say
+    sys.exit("edgekit: the command line needs a few more libraries\n  pip install 'edgekit[host]'")
+
+from edgekit import __version__
+from edgekit.errors import EdgekitError
+
+# subcommand -> module that defines it; imported when it is used, so that `edgekit --help` answers at once
+COMMANDS = {
+    "convert": "edgekit.cli.convert",
+    "inspect": "edgekit.cli.inspect",
+    "deploy": "edgekit.cli.device",
+    "status": "edgekit.cli.device",
+    "rollback": "edgekit.cli.device",
+    "remove": "edgekit.cli.device",
+    "targets": "edgekit.cli.targets",
+    "completion": "edgekit.cli.completion",
+}
+HELP = {
+    "convert": "Make a bundle: a Keras model or SavedModel becomes full int8.",
+    "inspect": "Show what is in a bundle or a .tflite file.",
+    "deploy": "Put a bundle on a device, prove it there, then switch to it.",
+    "status": "Show what is installed on a device.",
+    "rollback": "Make a device's previous release current again.",
+    "remove": "Take everything of edgekit's off a device.",
+    "targets": "List the kinds of board edgekit knows.",
+    "completion": "Print the completion script for your shell.",
+}
+EPILOG = """\b
+Examples:
+  edgekit convert model.keras -o bundle --samples samples.npz --target rpi4
+  edgekit inspect bundle
+  edgekit deploy bundle pi@raspberrypi.local
+  edgekit deploy bundle local:./device       this machine as the device
+  edgekit status pi@raspberrypi.local --json
+
+\b
+Exit codes: 0 fine, 1 other error, 2 a file or option, 3 bundle, 4 device,
+5 installed but unhealthy (not switched), 6 conversion, 130 interrupted.
+"""
+
+
+class _Lazy(click.Group):
+    """A group whose help needs none of its subcommands."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(COMMANDS[cmd_name])
+        command = getattr(module, f"{cmd_name}_command")
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(HELP.items()))
+
+
+@click.group(
+    cls=_Lazy, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
+@click.version_option(__version__, prog_name="edgekit", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Put neural networks on small computers and keep them running there."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command line and returns its exit code."""
+    try:
+        result = cli.main(args=argv, prog_name="edgekit", standalone_mode=False)
+    except EdgekitError as error:
+        click.echo(f"edgekit: {error}", err=True)
+        if error.hint:
+            click.echo(f"  {error.hint}", err=True)
+        return error.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("edgekit: interrupted", err=True)
+        return 130
+    except BrokenPipeError:  # the reader of our output went away: `| head`
+        sys.stderr.close()
+        return 1
+    return result if isinstance(result, int) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

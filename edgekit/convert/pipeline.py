@@ -1,0 +1,253 @@
+"""The whole of `edgekit convert`: samples and a float model in, a proved bundle out."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import platform
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+
+from edgekit import __version__, preprocess
+from edgekit.bundle import Bundle, Delegate, Manifest, Quality, Variant, check_replaceable, sha256_file, write_bundle
+from edgekit.convert.flatbuffer import full_int8_findings, operator_counts, read_model
+from edgekit.convert.frontend import model_kind, run_tensorflow
+from edgekit.convert.quality import agreement, answers, judged
+from edgekit.convert.samples import Samples, preprocessed, read_samples, spread
+from edgekit.errors import ConversionError, InputError, PreprocessError
+from edgekit.runner.interpreter import open_interpreter
+from edgekit.runner.model import Model, describe_variant
+from edgekit.target import Target, load_target
+from edgekit.toml import read_toml
+
+GOLDEN_COUNT = 32  # golden vectors at most,
+GOLDEN_BYTES = 1 << 20  # and at least two, but no more than that many bytes of inputs
+CALIBRATION_COUNT = 500  # samples used for ranges at most; convergence is reached long before
+FLOAT_TOLERANCE = 1e-3  # float .tflite against the source model, relative: more is a wrong conversion, not rounding
+
+
+@dataclass(frozen=True)
+class ConversionResult:
+    """A bundle and what is known about it."""
+
+    bundle: Bundle
+    variants: tuple[Variant, ...]
+    float_bytes: int
+    int8_bytes: int
+    float_difference: float  # largest |float .tflite - source model|, relative to the source's largest output
+    calibration_count: int
+    warnings: tuple[str, ...]
+
+
+def convert(
+    model: Path,
+    output: Path,
+    samples: Path,
+    *,
+    evaluate: Path | None = None,
+    target: str | None = None,
+    spec: Path | None = None,
+    labels: Path | None = None,
+    keep_float: bool = False,
+    name: str | None = None,
+    timeout_s: float = 1800.0,
+    command: Sequence[str] = (),
+    progress: Callable[[str], None] = lambda stage: None,
+) -> ConversionResult:
+    """A bundle in `output` with the full-int8 variant of `model` (and with `keep_float` the float one).
+
+    `samples` (.npz/.npy) are raw inputs as the device will meet them; `spec` (TOML) says how they become what the model
+    sees. `evaluate` adds labels (`y`) and a task metric. The int8 file is checked operator by operator, the float one
+    against the source model. Raises InputError, ConversionError, MissingLibrary; nothing is written then.
+    """
+    kind = model_kind(model)
+    check_replaceable(output)
+    board = load_target(target) if target is not None else None
+    specs = read_specs(spec) if spec is not None else {}
+    label_names = _read_labels(labels)
+    raw = read_samples(samples, with_labels=False)
+    held_out = read_samples(evaluate, with_labels=True) if evaluate is not None else None
+    calibration = {n: a[spread(raw.count, CALIBRATION_COUNT)] for n, a in raw.arrays.items()}
+    with tempfile.TemporaryDirectory(prefix="edgekit-") as scratch:
+        folder = Path(scratch)
+        progress("convert with TensorFlow")
+        made = run_tensorflow(
+            model, kind, preprocessed(calibration, _by_array(specs, raw)), folder, timeout_s=timeout_s
+        )
+        if made.float_difference > FLOAT_TOLERANCE:
+            raise ConversionError(
+                f"{model}: the float .tflite answers differently from the model ({made.float_difference:.2g} relative)",
+                hint="does the model behave differently in training (dropout, batch norm)? export it for inference",
+            )
+        _check_int8(folder / "int8.tflite", model)
+        progress("measure")
+        names = {"int8": folder / "int8.tflite", "float32": folder / "float.tflite"}
+        models = {n: _open(path, n, specs, board) for n, path in names.items()}
+        qualities = _measure(models, raw, held_out)
+        kept = ["int8", "float32"] if keep_float else ["int8"]
+        progress("golden vectors")
+        golden, tolerances = _golden(models, names, kept, raw, folder)
+        contents = {f"models/{n}.tflite": names[n].read_bytes() for n in kept} | {"golden.npz": golden}
+        if label_names:
+            contents["labels.txt"] = ("\n".join(label_names) + "\n").encode()
+        variants = tuple(
+            replace(models[n].variant, qualities=qualities if n == "int8" else (), golden_tolerance=tolerances[n])
+            for n in kept
+        )
+    input_specs = models["int8"].specs
+    manifest = Manifest(
+        name=name or model.name.removesuffix(model.suffix) or model.name,
+        target=target,
+        arch=board.arch if board is not None else None,
+        variants=variants,
+        preprocess={n: preprocess.spec_fields(s) for n, s in input_specs.items()},
+        preprocess_sha256={n: preprocess.spec_digest(s) for n, s in input_specs.items()},
+        labels="labels.txt" if label_names else None,
+        golden="golden.npz",
+        files={},
+        made_by={"edgekit": __version__, "python": platform.python_version(), **made.versions, **_litert()},
+        made_from={p.name: _digest(p) for p in (model, samples, evaluate, spec, labels) if p is not None},
+        command=tuple(command),
+    )
+    progress("write")
+    bundle = write_bundle(output, manifest, contents)
+    return ConversionResult(
+        bundle=bundle,
+        variants=variants,
+        float_bytes=len(made.float_model),
+        int8_bytes=len(made.int8_model),
+        float_difference=made.float_difference,
+        calibration_count=len(next(iter(calibration.values()))),
+        warnings=_warnings(raw, qualities, models["int8"], label_names),
+    )
+
+
+def read_specs(path: Path) -> dict[str, preprocess.Spec]:
+    """The preprocessing in a TOML file: one spec (for every input, under the name ""), or a table [input name] for each.
+
+    Raises PreprocessError naming the key that is wrong.
+    """
+    fields = read_toml(path)
+    tables = fields if fields and all(isinstance(value, dict) for value in fields.values()) else {"": fields}
+    return {name: preprocess.parse_spec(table) for name, table in tables.items()}
+
+
+def _by_array(specs: Mapping[str, preprocess.Spec], raw: Samples) -> dict[str, preprocess.Spec]:
+    if set(specs) == {""}:
+        return dict.fromkeys(raw.arrays, specs[""])
+    return dict(specs)
+
+
+def _open(path: Path, variant: str, specs: Mapping[str, preprocess.Spec], board: Target | None) -> Model:
+    """The variant in the runner that will serve it."""
+    interpreter = open_interpreter(path, threads=1)
+    described = describe_variant(interpreter, f"models/{variant}.tflite", quantization=variant)
+    wanted = {t.name: specs.get(t.name, specs.get("", preprocess.Generic())) for t in described.inputs}
+    unknown = set(specs) - {""} - {t.name for t in described.inputs}
+    if unknown:
+        raise PreprocessError(
+            f"the preprocessing is for {', '.join(sorted(unknown))}",
+            hint=f"the model's inputs are {', '.join(t.name for t in described.inputs)}",
+        )
+    operators = {op: version for op, (_, version) in sorted(operator_counts(read_model(path)).items())}
+    delegates: tuple[Delegate, ...] = (Delegate("cpu", {}),)
+    if board is not None:
+        delegates = tuple(Delegate(d.name, {"threads": board.threads}) for d in board.delegates)
+    variant_of = replace(described, operators=operators, delegates=delegates)
+    return Model(variant_of, [interpreter], wanted)
+
+
+def _check_int8(path: Path, model: Path) -> None:
+    findings = full_int8_findings(read_model(path))
+    if findings:
+        raise ConversionError(
+            f"{model}: the result is not full int8: {findings[0]}"
+            + (f" (and {len(findings) - 1} more)" if findings[1:] else ""),
+            hint="replace that layer by one with an int8 kernel; nothing was written",
+        )
+
+
+def _measure(models: Mapping[str, Model], raw: Samples, held_out: Samples | None) -> tuple[Quality, ...]:
+    names = [tensor.name for tensor in models["int8"].inputs]
+    judge = held_out or raw
+    inputs = judge.of_inputs(names)
+    float_answers, int8_answers = (answers(models[n], inputs) for n in ("float32", "int8"))
+    found = agreement(float_answers, int8_answers, f"measured on the workstation, {judge.source}")
+    return (judged(float_answers, int8_answers, held_out), *found) if held_out is not None else tuple(found)
+
+
+def _golden(
+    models: Mapping[str, Model], paths: Mapping[str, Path], kept: Sequence[str], raw: Samples, folder: Path
+) -> tuple[bytes, dict[str, float]]:
+    """golden.npz, and for each variant how far an answer may be from it.
+
+    The allowance is measured, not guessed: XNNPACK's kernels against the reference kernels on the same inputs, doubled
+    (int8: at least 2 steps; float: at least 1e-4 of the largest answer), because a board's processor has kernels of
+    its own that round differently.
+    """
+    inputs = raw.of_inputs([tensor.name for tensor in models["int8"].inputs])
+    each = sum(array[0].nbytes for array in inputs.values())
+    chosen = spread(raw.count, min(GOLDEN_COUNT, max(2, GOLDEN_BYTES // max(each, 1))))
+    inputs = {name: array[chosen] for name, array in inputs.items()}
+    arrays = {f"input/{name}": array for name, array in inputs.items()}
+    tolerances = {}
+    for variant in kept:
+        model = models[variant]
+        other = Model(model.variant, [open_interpreter(paths[variant], threads=1, reference=True)], model.specs)
+        fast, plain = (answers(m, inputs, raw_out=True) for m in (model, other))
+        arrays |= {f"output/{variant}/{t.name}": a for t, a in zip(model.outputs, fast, strict=True)}
+        difference = max(
+            float(np.abs(a.astype(np.float64) - b.astype(np.float64)).max()) for a, b in zip(fast, plain, strict=True)
+        )
+        least = 2.0 if variant == "int8" else 1e-4 * max(float(np.abs(a).max()) for a in fast)
+        tolerances[variant] = float(f"{max(least, 2 * difference):.3g}")
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # numpy's stub takes the names for options
+    return buffer.getvalue(), tolerances
+
+
+def _read_labels(path: Path | None) -> list[str]:
+    if path is None:
+        return []
+    try:
+        return path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read: {error}", hint="give a text file with one label a line") from error
+
+
+def _warnings(raw: Samples, qualities: Sequence[Quality], model: Model, labels: Sequence[str]) -> tuple[str, ...]:
+    found = []
+    if raw.count < 32:
+        found.append(
+            f"only {raw.count} samples: ranges may be too narrow for what the device will meet; give about 100"
+        )
+    for quality in qualities:
+        if quality.metric == "top-1 accuracy" and quality.float_value is not None:
+            drop = 100 * (quality.float_value - quality.value)
+            if drop > 1.0:
+                found.append(f"int8 loses {drop:.1f} points of accuracy: do not ship this without looking into it")
+        if quality.metric == "same class as float" and quality.value < 0.95:
+            found.append(f"int8 and float agree on only {quality.value:.1%} of the samples")
+    classes = model.outputs[0].shape[-1] if model.outputs[0].shape else 1
+    if labels and len(labels) != classes:
+        found.append(f"{len(labels)} labels for {classes} outputs")
+    return tuple(found)
+
+
+def _digest(path: Path) -> str:
+    """SHA-256 of a file, or of a folder's files and their names."""
+    if path.is_file():
+        return sha256_file(path)
+    digest = hashlib.sha256()
+    for file in sorted(p for p in path.rglob("*") if p.is_file()):
+        digest.update(f"{file.relative_to(path).as_posix()} {sha256_file(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def _litert() -> dict[str, str]:
+    return {"ai-edge-litert": metadata.version("ai-edge-litert")}

@@ -1,0 +1,126 @@
+"""The first thing sent to a device: says what the device is, then runs the agent if the workstation sends one.
+
+It arrives on stdin of `python3 -I`, so nothing has to be on the device before and nothing is quoted for a shell. It is
+small, because it is sent every time, and it runs on any Python 3, because it must be able to say "too old".
+After a magic line (a login shell may print before it) both sides speak frames: 4 bytes of length, then JSON.
+"""
+
+import json
+import os
+import platform
+import struct
+import sys
+import sysconfig
+import zlib
+
+if False:  # for the type checker alone: typing is slow to import, and not in every Python 3
+    from typing import Any
+
+
+def send(message: "dict[str, object]") -> None:
+    data = json.dumps(message).encode()
+    sys.stdout.buffer.write(struct.pack(">I", len(data)) + data)
+    sys.stdout.buffer.flush()
+
+
+def receive() -> "dict[str, Any]":
+    head = sys.stdin.buffer.read(4)
+    if len(head) < 4:  # the workstation is gone
+        raise SystemExit(0)
+    message = json.loads(sys.stdin.buffer.read(struct.unpack(">I", head)[0]).decode())
+    return dict(message)
+
+
+def text_of(path: str) -> str:
+    try:
+        with open(path, errors="replace") as stream:
+            return stream.read().strip("\0\n ")
+    except OSError:
+        return ""
+
+
+def libc() -> str:
+    try:
+        return os.confstr("CS_GNU_LIBC_VERSION") or ""
+    except (ValueError, AttributeError):
+        return "musl" if "musl" in (sysconfig.get_config_var("SOABI") or "") else ""
+
+
+def numpy_version() -> "str | None":
+    try:
+        import numpy
+
+        return str(numpy.__version__)
+    except Exception:  # whatever a broken numpy raises, it is not there
+        return None
+
+
+def arch() -> str:
+    machine = platform.machine()  # of the kernel: a 64-bit one may run 32-bit programs
+    if struct.calcsize("P") == 4:
+        return {"aarch64": "armv7l", "armv8l": "armv7l", "x86_64": "i686"}.get(machine, machine)
+    return machine
+
+
+def installed(root: str) -> "dict[str, Any]":
+    state = dict.fromkeys(("current", "previous"))  # type: dict[str, Any]
+    for name in ("current", "previous"):
+        try:
+            state[name] = os.path.basename(os.readlink(os.path.join(root, name)))
+        except OSError:
+            pass
+    names = []  # type: list[str]
+    try:
+        names = os.listdir(os.path.join(root, "runtimes"))
+    except OSError:
+        pass
+    state["runtimes"] = sorted(name[:-5] for name in names if name.endswith(".json"))
+    return state
+
+
+def hello(root: str) -> "dict[str, object]":
+    release = dict(line.split("=", 1) for line in text_of("/etc/os-release").splitlines() if "=" in line)
+    free = None
+    place = root
+    while not os.path.isdir(place) and place != os.path.dirname(place):
+        place = os.path.dirname(place)
+    try:
+        disk = os.statvfs(place)
+        free = disk.f_bavail * disk.f_frsize
+    except OSError:
+        pass
+    machine = arch()
+    facts = {  # type: dict[str, object]
+        "python": list(sys.version_info[:3]),
+        "executable": sys.executable,
+        "arch": machine,
+        "libc": libc(),
+        "numpy": numpy_version()
+        if machine == "armv7l"
+        else None,  # only asked where no wheel exists: importing is slow
+        "system": release.get("PRETTY_NAME", "").strip('"') or platform.platform(),
+        "board": text_of("/proc/device-tree/model"),
+        "root": root,
+        "free_bytes": free,
+    }
+    facts.update(installed(root))
+    return facts
+
+
+def default_root() -> str:
+    state = os.environ.get("XDG_STATE_HOME") or os.path.join(os.path.expanduser("~"), ".local", "state")
+    return os.path.join(state, "edgekit")
+
+
+def main() -> None:
+    settings = receive()
+    root = settings.get("root") or default_root()
+    sys.stdout.buffer.write(b"\nEDGEKIT 1\n")
+    send(hello(root))
+    size = receive()["agent"]
+    agent = {"__name__": "edgekit_agent"}  # type: dict[str, Any]
+    exec(zlib.decompress(sys.stdin.buffer.read(size)).decode(), agent)
+    agent["serve"](root, receive, send, sys.stdin.buffer)
+
+
+main()

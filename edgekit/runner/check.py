@@ -1,0 +1,84 @@
+"""Proves a release on the machine it runs on: its golden inputs must give the golden outputs, within the tolerance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgekit.bundle import Bundle, read_bundle, sha256_file
+from edgekit.errors import BundleError, GoldenMismatch
+from edgekit.runner.model import Model, load
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How the answers of this machine compare with the golden ones, for one variant."""
+
+    variant: str
+    count: int  # golden inputs
+    bit_equal: int  # of them, how many answers were the same to the bit
+    same_class: int  # of them, how many answers had their largest value at the same place
+    largest_difference: float  # in the output's own units (int8: steps)
+    tolerance: float  # what the bundle allows, same units
+
+    @property
+    def ok(self) -> bool:
+        """True if no output is further from the golden one than the bundle allows."""
+        return self.largest_difference <= self.tolerance
+
+
+def check_release(path: Path) -> list[Agreement]:
+    """One Agreement for each variant of the release (or bundle) in `path`.
+
+    Raises GoldenMismatch if one is outside its tolerance, BundleError if the release cannot be read.
+    """
+    bundle = read_bundle(path)
+    golden = read_golden(bundle)
+    found = [_compare(load(path, variant=variant.name), variant.name, golden) for variant in bundle.manifest.variants]
+    for agreement in found:
+        if not agreement.ok:
+            raise GoldenMismatch(
+                f"variant {agreement.variant}: an answer is {agreement.largest_difference:g} away from the golden one, "
+                f"{agreement.tolerance:g} is allowed",
+                hint="this machine computes something else than the workstation did: do not use this release here",
+            )
+    return found
+
+
+def read_golden(bundle: Bundle) -> Mapping[str, Any]:
+    """The arrays of golden.npz: `input/<name>` (n, ...) raw samples, `output/<variant>/<name>` (n, ...) answers."""
+    path = bundle.file(bundle.manifest.golden)
+    if sha256_file(path) != bundle.manifest.files[bundle.manifest.golden].sha256:
+        raise BundleError(f"{path} is damaged: its hash is not the manifest's", hint="deploy it again")
+    with np.load(path, allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in arrays.files}
+
+
+def golden_inputs(model: Model, golden: Mapping[str, Any]) -> list[Any]:
+    """The golden inputs as things to call the model with, one by one."""
+    names = [tensor.name for tensor in model.inputs]
+    count = len(golden[f"input/{names[0]}"])
+    if len(names) == 1:
+        return list(golden[f"input/{names[0]}"])
+    return [{name: golden[f"input/{name}"][i] for name in names} for i in range(count)]
+
+
+def _compare(model: Model, variant: str, golden: Mapping[str, Any]) -> Agreement:
+    inputs = golden_inputs(model, golden)
+    bit_equal = same_class = 0
+    largest = 0.0
+    for i, sample in enumerate(inputs):
+        answer = model(sample, raw_out=True)
+        answers = answer if isinstance(answer, dict) else {model.outputs[0].name: answer}
+        wanted = {name: golden[f"output/{variant}/{name}"][i] for name in answers}
+        bit_equal += all(np.array_equal(answers[name], wanted[name]) for name in answers)
+        same_class += all(np.argmax(answers[name]) == np.argmax(wanted[name]) for name in answers)
+        for name, got in answers.items():
+            difference = np.abs(got.astype(np.float64) - wanted[name].astype(np.float64))
+            # a NaN on either side must not pass as "no difference"
+            largest = max(largest, float(np.where(np.isnan(difference), np.inf, difference).max(initial=0.0)))
+    return Agreement(variant, len(inputs), bit_equal, same_class, largest, model.variant.golden_tolerance)
