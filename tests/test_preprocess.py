@@ -18,12 +18,14 @@ from edgekit.preprocess import Audio, Generic, Image, affine, apply, output_shap
 
 IMAGES = Path(__file__).parents[1].parent / "shared" / "data" / "images"
 
-IMAGE = {"kind": "image", "height": 4, "width": 6, "range": [0, 255]}
+SIZE = {"kind": "image", "height": 4, "width": 6, "range": [0, 255]}
+IMAGE = {**SIZE, "antialias": False}
 AUDIO = {"kind": "audio", "feature": "log-mel", "sample_rate": 16000, "window": 480, "hop": 320, "frames": 49}
 
 
 def image(**changes):
-    return parse_spec({**IMAGE, **changes})
+    filters = changes.get("resize") != "none" and changes.get("filter") != "nearest"
+    return parse_spec({**(IMAGE if filters else SIZE), **changes})
 
 
 def audio(**changes):
@@ -46,7 +48,9 @@ def tone(samples=16000, *, seed=0):
 
 
 def test_a_hand_written_spec_gets_its_defaults_written_out():
-    fields = spec_fields(parse_spec({"kind": "image", "height": 224, "width": 192, "range": [-1, 1]}))
+    fields = spec_fields(
+        parse_spec({"kind": "image", "height": 224, "width": 192, "range": [-1, 1], "antialias": False})
+    )
 
     assert fields == {
         "kind": "image",
@@ -89,7 +93,9 @@ def test_an_audio_spec_gets_the_next_power_of_two_and_half_the_sample_rate():
         ({**IMAGE, "colour": "RGB"}, "colour is 'RGB', but must be one of 'rgb', 'bgr', 'gray'"),
         ({**IMAGE, "antialias": 1}, "antialias is 1"),
         ({**IMAGE, "filter": "nearest", "antialias": True}, "filter 'nearest' has no antialias"),
-        ({**IMAGE, "resize": "none", "filter": "nearest"}, "resize 'none' does not filter"),
+        ({**IMAGE, "antialias": None}, "antialias is missing"),
+        ({**SIZE, "resize": "none", "filter": "nearest"}, "resize 'none' does not filter"),
+        ({**SIZE, "resize": "none", "antialias": True}, "resize 'none' does not filter"),
         ({**IMAGE, "pad": 128}, "only resize 'fit' pads"),
         ({**IMAGE, "crop": 0}, "crop is 0"),
         ({**IMAGE, "mean": [0]}, "range and mean/std exclude each other"),
@@ -133,14 +139,37 @@ def test_a_spec_that_is_no_table_is_refused(fields):
 
 def test_the_constructor_checks_as_the_parser_does():
     with pytest.raises(PreprocessError, match="width is -1"):
-        Image(height=4, width=-1, mean=(0.0,), std=(1.0,))
+        Image(height=4, width=-1, mean=(0.0,), std=(1.0,), antialias=False)
+
+
+@pytest.mark.parametrize("resize", ["stretch", "fit", "cover"])
+def test_bilinear_must_say_whether_it_antialiases_because_frameworks_differ(resize):
+    with pytest.raises(PreprocessError, match="antialias is missing") as refused:
+        parse_spec({**SIZE, "resize": resize})
+
+    for framework in ("Pillow", "torchvision", "Keras", "tf.image.resize", "OpenCV"):
+        assert framework in refused.value.hint
+
+
+@pytest.mark.parametrize("changes", [{"filter": "nearest"}, {"resize": "none"}])
+def test_where_nothing_is_filtered_antialias_is_left_out_and_written_as_false(changes):
+    spec = parse_spec({**SIZE, **changes})
+
+    assert spec_fields(spec)["antialias"] is False
+    assert parse_spec(spec_fields(spec)) == spec
+
+
+def test_antialias_changes_what_the_model_sees():
+    raw = picture(100, 120)
+
+    assert not np.allclose(apply(image(antialias=True), raw), apply(image(antialias=False), raw), atol=5)
 
 
 def test_range_and_the_mean_and_std_that_it_means_are_the_same_spec():
     by_range = image(range=[-1, 1])
 
-    assert by_range == Image(height=4, width=6, mean=(127.5,), std=(127.5,))
-    assert image(range=[0, 1]) == Image(height=4, width=6, mean=(0.0,), std=(255.0,))
+    assert by_range == Image(height=4, width=6, mean=(127.5,), std=(127.5,), antialias=False)
+    assert image(range=[0, 1]) == Image(height=4, width=6, mean=(0.0,), std=(255.0,), antialias=False)
 
 
 def test_the_digest_is_that_of_the_canonical_json_and_does_not_move():
@@ -386,7 +415,9 @@ def test_bgr_turns_the_channels_round():
 
 def test_mean_and_std_are_in_the_order_of_the_models_colours():
     raw = np.full((4, 6, 3), (10, 20, 30), np.uint8)
-    made = apply(Image(height=4, width=6, mean=(30, 20, 10), std=(1, 2, 4), colour="bgr"), raw + np.uint8(8))
+    made = apply(
+        Image(height=4, width=6, mean=(30, 20, 10), std=(1, 2, 4), colour="bgr", antialias=False), raw + np.uint8(8)
+    )
 
     assert made[0, 0].tolist() == [8.0, 4.0, 2.0]
 

@@ -14,7 +14,12 @@ import edgekit
 from edgekit.bundle import MANIFEST, Bundle, sha256_file
 
 # what of edgekit runs on a board; edgekit/runner and below comes whole
-SHARED = ("__init__.py", "errors.py", "bundle.py", "preprocess.py")
+SHARED = (
+    "__init__.py",
+    "errors.py",
+    "bundle.py",
+    *(f"preprocess/{n}.py" for n in ("__init__", "spec", "image", "audio")),
+)
 
 
 @dataclass(frozen=True)
