@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edgekit.convert import flatbuffer
+from edgekit.convert import cost, describe, flatbuffer
 from edgekit.convert.cost import arena_parts
 from edgekit.errors import NotAModel
 
@@ -161,7 +161,7 @@ def test_a_constant_that_two_tensors_share_counts_once():
 def test_a_custom_operator_goes_by_its_own_name():
     model = flatbuffer.read_model(shared_model("edgetpu/models/mobilenet_v1_0.25_128_quant_edgetpu.tflite"))
 
-    assert flatbuffer.operator_counts(model) == {"edgetpu-custom-op": (1, 1)}
+    assert describe.operator_counts(model) == {"edgetpu-custom-op": (1, 1)}
     assert model.subgraphs[0].operators[0].custom
 
 
@@ -265,15 +265,15 @@ def test_shapes_that_an_operator_cannot_have_are_refused_when_counting():
     model = flatbuffer.read_model(data)
 
     with pytest.raises(NotAModel, match="CONV_2D"):
-        flatbuffer.macs(model)
+        cost.macs(model)
 
 
 def use_all(data: bytes) -> str:
     """Reads and asks everything; NotAModel is an answer, any other exception is a bug of ours."""
     try:
         model = flatbuffer.read_model(data)
-        json.dumps(flatbuffer.model_summary(model))
-        flatbuffer.operator_table(model)
+        json.dumps(describe.model_summary(model))
+        describe.operator_table(model)
     except NotAModel as error:
         return error.hint or pytest.fail(f"no hint: {error}")
     return "read"
@@ -331,14 +331,14 @@ def test_a_vector_that_claims_billions_of_tensors_costs_nothing():
 @needs_data
 @pytest.mark.parametrize("name", ["ad01_int8", "kws_ref_model", "pretrainedResnet_quant"])
 def test_the_official_int8_models_are_full_int8(name):
-    assert flatbuffer.full_int8_findings(flatbuffer.read_model(shared_model(f"mlperf-tiny/{name}.tflite"))) == []
+    assert describe.full_int8_findings(flatbuffer.read_model(shared_model(f"mlperf-tiny/{name}.tflite"))) == []
 
 
 @needs_data
 def test_a_dynamic_range_model_is_not_full_int8():
     model = flatbuffer.read_model(shared_model("mlperf-tiny/kws_ref_model_float32.tflite"))
 
-    findings = flatbuffer.full_int8_findings(model)
+    findings = describe.full_int8_findings(model)
     assert findings[:2] == ["input 'input_1' is float32, not int8", "output 'Identity' is float32, not int8"]
     assert len(findings) == 2 + len(model.subgraphs[0].operators)
 
@@ -354,7 +354,7 @@ def test_one_float_operator_between_int8_ends_is_found():
     operators = [operator("DEQUANTIZE", [0], [1]), operator("EXP", [1], [2]), operator("QUANTIZE", [2], [3])]
     model = flatbuffer.read_model(model_bytes(tensors, operators))
 
-    assert flatbuffer.full_int8_findings(model) == [
+    assert describe.full_int8_findings(model) == [
         "operator 0, DEQUANTIZE, writes float32 'wide'",
         "operator 1, EXP, writes float32 'raised'",
         "operator 2, QUANTIZE, reads float32 'raised'",
@@ -372,7 +372,7 @@ def test_one_float_operator_between_int8_ends_is_found():
     ],
 )
 def test_weights_quantized_per_channel_are_counted(name, expected):
-    assert flatbuffer.per_channel_weights(flatbuffer.read_model(shared_model(f"mlperf-tiny/{name}.tflite"))) == expected
+    assert describe.per_channel_weights(flatbuffer.read_model(shared_model(f"mlperf-tiny/{name}.tflite"))) == expected
 
 
 # --- multiply-accumulates ---------------------------------------------------------------------------------------------
@@ -392,7 +392,7 @@ def test_weights_quantized_per_channel_are_counted(name, expected):
     ],
 )
 def test_macs_are_the_published_ones(name, published, exact):
-    found = flatbuffer.macs(flatbuffer.read_model(shared_model(name)))
+    found = cost.macs(flatbuffer.read_model(shared_model(name)))
 
     assert found == exact
     assert found == pytest.approx(published, rel=0.04)
@@ -418,14 +418,14 @@ def test_macs_of_one_operator_are_those_worked_out_by_hand(name, shapes, options
     made = operator(name, range(last), [last], "BatchMatMulOptions" if options else None, **options)
     graph = flatbuffer.read_model(model_bytes(tensors, [made])).subgraphs[0]
 
-    assert flatbuffer.operator_macs(graph, graph.operators[0]) == expected
+    assert cost.operator_macs(graph, graph.operators[0]) == expected
 
 
 def test_a_free_batch_counts_as_one():
     tensors = [tensor("in", [8, 10], signature=[-1, 10]), tensor("w", [7, 10]), tensor("o", [8, 7], signature=[-1, 7])]
     model = flatbuffer.read_model(model_bytes(tensors, [operator("FULLY_CONNECTED", [0, 1], [2])]))
 
-    assert flatbuffer.macs(model) == 70
+    assert cost.macs(model) == 70
 
 
 # --- working memory ---------------------------------------------------------------------------------------------------
@@ -464,7 +464,7 @@ def test_the_arena_is_the_one_that_litert_plans(path):
     model = flatbuffer.read_model(path)
 
     assert arena_parts(model)[0] == litert_arena_bytes(path, model)
-    assert flatbuffer.arena_bytes(model, kernels=False) <= flatbuffer.arena_bytes(model)
+    assert cost.arena_bytes(model, kernels=False) <= cost.arena_bytes(model)
 
 
 CONVERT = """
@@ -518,8 +518,7 @@ def test_the_arena_of_what_tensorflow_converts_is_the_one_that_litert_plans(conv
 @pytest.mark.slow
 def test_only_the_int8_conversion_is_full_int8(conversions):
     clean = {
-        path.stem: not flatbuffer.full_int8_findings(flatbuffer.read_model(path))
-        for path in conversions.glob("*.tflite")
+        path.stem: not describe.full_int8_findings(flatbuffer.read_model(path)) for path in conversions.glob("*.tflite")
     }
 
     assert clean == {"float": False, "dynamic": False, "float16": False, "int8": True}
@@ -531,7 +530,7 @@ def test_only_the_int8_conversion_is_full_int8(conversions):
 @needs_data
 def test_the_summary_is_plain_json():
     path = shared_model("mlperf-tiny/pretrainedResnet_quant.tflite")
-    summary = flatbuffer.model_summary(flatbuffer.read_model(path))
+    summary = describe.model_summary(flatbuffer.read_model(path))
 
     assert json.loads(json.dumps(summary)) == summary
     assert summary["file_bytes"] == path.stat().st_size
@@ -547,9 +546,9 @@ def test_the_summary_is_plain_json():
 def test_the_table_has_a_row_per_operator_that_adds_up(path):
     model = flatbuffer.read_model(path)
 
-    rows = flatbuffer.operator_table(model)
+    rows = describe.operator_table(model)
     assert len(rows) == len(model.subgraphs[0].operators)
-    assert sum(row["macs"] for row in rows) == flatbuffer.macs(model)
+    assert sum(row["macs"] for row in rows) == cost.macs(model)
     assert json.loads(json.dumps(rows)) == rows
 
 

@@ -23,7 +23,7 @@ Examples:
 @json_option
 def inspect_command(path: Path, operators: bool, as_json: bool) -> None:
     """Show operators with versions, dtypes, scales, sizes, multiply-accumulates and an estimate of the arena."""
-    from edgekit.convert.cost import model_summary, operator_table
+    from edgekit.convert.describe import model_summary, operator_table
     from edgekit.convert.flatbuffer import read_model
 
     bundle, files = _files(path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edgekit.errors import NotAModel
 
@@ -112,70 +112,6 @@ _MACS: dict[str, Callable[[Subgraph, OperatorInfo], int]] = {
     "LSTM": _lstm,
     "UNIDIRECTIONAL_SEQUENCE_LSTM": _lstm,
 }
-
-
-# --- for people and for --json ------------------------------------------------------------------------------------
-
-
-def model_summary(model: Model) -> dict[str, Any]:
-    """What `edgekit inspect --json` prints: plain values only, sizes in bytes."""
-    from edgekit.convert.flatbuffer import full_int8_findings, operator_counts, per_channel_weights
-
-    graph = model.subgraphs[0]
-    per_channel, weights = per_channel_weights(model)
-    return {
-        "description": model.description,
-        "file_bytes": model.file_bytes,
-        "weight_bytes": model.constant_bytes,
-        "subgraphs": len(model.subgraphs),
-        "signatures": sorted(model.signatures),
-        "tensors": sum(len(each.tensors) for each in model.subgraphs),
-        "operators": [
-            {"name": name, "version": version, "count": count}
-            for name, (count, version) in operator_counts(model).items()
-        ],
-        "inputs": [_tensor_row(graph.tensors[index]) for index in graph.inputs],
-        "outputs": [_tensor_row(graph.tensors[index]) for index in graph.outputs],
-        "macs": macs(model),
-        "arena_bytes": arena_bytes(model),
-        "per_channel_weights": [per_channel, weights],
-        "findings": full_int8_findings(model),
-    }
-
-
-def operator_table(model: Model) -> list[dict[str, Any]]:
-    """One row per operator of the primary subgraph, as they run; weight_bytes counts a shared constant each time."""
-    graph = model.subgraphs[0]
-    rows = []
-    for operator in graph.operators:
-        inputs, outputs = (
-            [graph.tensors[index] for index in indexes if index >= 0] for indexes in (operator.inputs, operator.outputs)
-        )
-        rows.append(
-            {
-                "index": operator.index,
-                "name": operator.name,
-                "version": operator.version,
-                "input_shapes": [list(tensor.shape) for tensor in inputs],
-                "input_dtypes": [tensor.dtype for tensor in inputs],
-                "output_shapes": [list(tensor.shape) for tensor in outputs],
-                "output_dtypes": [tensor.dtype for tensor in outputs],
-                "output_scales": [list(tensor.scale) for tensor in outputs],
-                "weight_bytes": sum(tensor.bytes for tensor in inputs),
-                "macs": operator_macs(graph, operator),
-            }
-        )
-    return rows
-
-
-def _tensor_row(tensor: TensorInfo) -> dict[str, Any]:
-    return {
-        "name": tensor.name,
-        "shape": list(tensor.shape_signature or tensor.shape),
-        "dtype": tensor.dtype,
-        "scale": list(tensor.scale),
-        "zero_point": list(tensor.zero_point),
-    }
 
 
 # --- working memory -----------------------------------------------------------------------------------------------

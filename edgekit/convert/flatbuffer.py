@@ -11,14 +11,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from edgekit.convert.cost import arena_bytes, macs, model_summary, operator_macs, operator_table
 from edgekit.errors import MissingLibrary, NotAModel
-
-__all__ = [
-    "Model", "OperatorInfo", "Signature", "Subgraph", "TensorInfo", "arena_bytes", "float_operators",
-    "full_int8_findings", "macs", "model_summary", "operator_counts", "operator_macs", "operator_table",
-    "per_channel_weights", "read_model",
-]  # fmt: skip
 
 Options = dict[str, "int | float | bool | str"]
 
@@ -27,8 +20,6 @@ _DAMAGED = "the file is damaged or was not transferred completely; copy it again
 _BITS = {"int4": 4, "int2": 2, "int8": 8, "uint8": 8, "bool": 8, "int16": 16, "uint16": 16, "float16": 16}
 _BITS |= {"bfloat16": 16, "int32": 32, "uint32": 32, "float32": 32, "int64": 64, "uint64": 64, "float64": 64}
 _BITS |= {"complex64": 64, "complex128": 128}
-# The weights (second input) whose output channels may each have a scale, and the dimension of these channels.
-_CHANNEL_AXIS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 0, "TRANSPOSE_CONV": 0}
 
 
 @dataclass(frozen=True)
@@ -120,69 +111,6 @@ def read_model(source: Path | str | bytes) -> Model:
     # what struct, numpy and flatbuffers raise when an offset or a length leads out of the file
     except (struct.error, IndexError, ValueError, TypeError, OverflowError, AttributeError) as error:
         raise NotAModel(f"{name} is a damaged .tflite file", hint=_DAMAGED) from error
-
-
-def operator_counts(model: Model) -> dict[str, tuple[int, int]]:
-    """Operator name -> (how many, highest version), over all subgraphs, by name."""
-    counts: dict[str, tuple[int, int]] = {}
-    for _, operator in _every_operator(model):
-        count, version = counts.get(operator.name, (0, 0))
-        counts[operator.name] = (count + 1, max(version, operator.version))
-    return dict(sorted(counts.items()))
-
-
-def float_operators(model: Model) -> list[tuple[Subgraph, OperatorInfo]]:
-    """Every operator of every subgraph that reads or writes a float tensor, constants included."""
-    return [(graph, operator) for graph, operator in _every_operator(model) if _float_tensors(graph, operator)]
-
-
-def full_int8_findings(model: Model) -> list[str]:
-    """What keeps the model from being full int8, a sentence each; empty: int8 in, int8 out, no float in between.
-
-    Whole numbers that are no quantized values (int32 token ids in, an int64 class number out) are fine.
-    """
-    graph = model.subgraphs[0]
-    findings = []
-    for side, indexes in (("input", graph.inputs), ("output", graph.outputs)):
-        for tensor in (graph.tensors[index] for index in indexes):
-            if tensor.dtype in ("int32", "int64") and not tensor.scale:
-                continue
-            if tensor.dtype != "int8":
-                findings.append(f"{side} '{tensor.name}' is {tensor.dtype}, not int8")
-            elif not tensor.scale:
-                findings.append(f"{side} '{tensor.name}' is int8 but has no scale, so its values mean nothing yet")
-    for where, operator in float_operators(model):
-        tensor = _float_tensors(where, operator)[0]
-        verb = "writes" if tensor.index in operator.outputs else "reads"
-        place = "" if where is graph else f" of subgraph '{where.name}'"
-        findings.append(f"operator {operator.index}{place}, {operator.name}, {verb} {tensor.dtype} '{tensor.name}'")
-    return findings
-
-
-def per_channel_weights(model: Model) -> tuple[int, int]:
-    """(weights quantized per channel, all weights) of convolutions and fully connected layers, a shared one once.
-
-    One scale for a layer with one output channel is per channel too.
-    """
-    per_channel = {}
-    for graph, operator in _every_operator(model):
-        axis = _CHANNEL_AXIS.get(operator.name)
-        if axis is None or len(operator.inputs) < 2 or operator.inputs[1] < 0:
-            continue
-        weights = graph.tensors[operator.inputs[1]]
-        if weights.constant and len(weights.shape) > axis:
-            key = (id(graph), weights.index)
-            per_channel[key] = weights.item_bits <= 8 and len(weights.scale) == weights.shape[axis]
-    return sum(per_channel.values()), len(per_channel)
-
-
-def _every_operator(model: Model) -> Iterator[tuple[Subgraph, OperatorInfo]]:
-    return ((graph, operator) for graph in model.subgraphs for operator in graph.operators)
-
-
-def _float_tensors(graph: Subgraph, operator: OperatorInfo) -> list[TensorInfo]:
-    """What is float among an operator's tensors, outputs first."""
-    return [graph.tensors[i] for i in (*operator.outputs, *operator.inputs) if i >= 0 and graph.tensors[i].is_float]
 
 
 def _read(path: Path) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -28,6 +29,7 @@ class Converted:
     float_model: bytes  # .tflite
     int8_model: bytes  # .tflite
     float_difference: float  # largest |float .tflite - source model|, relative to the largest output
+    fixed_sizes: bool  # every tensor has its final size, the batch is 1; False: the model only works with a free batch
     versions: Mapping[str, str]
 
 
@@ -84,10 +86,10 @@ def run_tensorflow(
             raise ConversionError(
                 f"TensorFlow did not finish with {path} in {timeout_s:g} s", hint="give it longer with --timeout"
             ) from None
-        finally:
-            if process.poll() is None:  # also on Ctrl-C: nothing keeps running
+        finally:  # also on Ctrl-C: nothing keeps running, nor what it may have started
+            with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+            process.wait()
     return _read_result(path, folder, code, log)
 
 
@@ -109,5 +111,6 @@ def _read_result(path: Path, folder: Path, code: int, log: Path) -> Converted:
         float_model=(folder / "float.tflite").read_bytes(),
         int8_model=(folder / "int8.tflite").read_bytes(),
         float_difference=result["float_difference"],
+        fixed_sizes=result["fixed_sizes"],
         versions=result["versions"],
     )

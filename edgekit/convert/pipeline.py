@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import io
+import os
 import platform
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -11,22 +11,20 @@ from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 
-import numpy as np
-
 from edgekit import __version__, preprocess
 from edgekit.bundle import Bundle, Delegate, Manifest, Quality, Variant, check_replaceable, sha256_file, write_bundle
-from edgekit.convert.flatbuffer import full_int8_findings, operator_counts, read_model
+from edgekit.convert.describe import full_int8_findings, operator_counts, per_channel_weights
+from edgekit.convert.flatbuffer import read_model
 from edgekit.convert.frontend import model_kind, run_tensorflow
+from edgekit.convert.golden import make_golden
 from edgekit.convert.quality import agreement, answers, judged
 from edgekit.convert.samples import Samples, preprocessed, read_samples, spread
-from edgekit.errors import ConversionError, InputError, PreprocessError
+from edgekit.errors import ConversionError, InputError, PreprocessError, SamplesError
 from edgekit.runner.interpreter import open_interpreter
 from edgekit.runner.model import Model, describe_variant
 from edgekit.target import Target, load_target
 from edgekit.toml import read_toml
 
-GOLDEN_COUNT = 32  # golden vectors at most,
-GOLDEN_BYTES = 1 << 20  # and at least two, but no more than that many bytes of inputs
 CALIBRATION_COUNT = 500  # samples used for ranges at most; convergence is reached long before
 FLOAT_TOLERANCE = 1e-3  # float .tflite against the source model, relative: more is a wrong conversion, not rounding
 
@@ -41,6 +39,7 @@ class ConversionResult:
     int8_bytes: int
     float_difference: float  # largest |float .tflite - source model|, relative to the source's largest output
     calibration_count: int
+    per_channel_weights: tuple[int, int]  # (with a scale for each channel, all) of convolutions and dense layers
     warnings: tuple[str, ...]
 
 
@@ -66,32 +65,33 @@ def convert(
     against the source model. Raises InputError, ConversionError, MissingLibrary; nothing is written then.
     """
     kind = model_kind(model)
-    check_replaceable(output)
+    _check_output(output)
     board = load_target(target) if target is not None else None
     specs = read_specs(spec) if spec is not None else {}
     label_names = _read_labels(labels)
     raw = read_samples(samples, with_labels=False)
     held_out = read_samples(evaluate, with_labels=True) if evaluate is not None else None
     calibration = {n: a[spread(raw.count, CALIBRATION_COUNT)] for n, a in raw.arrays.items()}
+    by_array = _by_array(specs, raw)
+    if held_out is not None:
+        _check_alike(raw, held_out, by_array)
     with tempfile.TemporaryDirectory(prefix="edgekit-") as scratch:
         folder = Path(scratch)
         progress("convert with TensorFlow")
-        made = run_tensorflow(
-            model, kind, preprocessed(calibration, _by_array(specs, raw)), folder, timeout_s=timeout_s
-        )
+        made = run_tensorflow(model, kind, preprocessed(calibration, by_array), folder, timeout_s=timeout_s)
         if made.float_difference > FLOAT_TOLERANCE:
             raise ConversionError(
                 f"{model}: the float .tflite answers differently from the model ({made.float_difference:.2g} relative)",
                 hint="does the model behave differently in training (dropout, batch norm)? export it for inference",
             )
-        _check_int8(folder / "int8.tflite", model)
+        per_channel = _check_int8(folder / "int8.tflite", model)
         progress("measure")
         names = {"int8": folder / "int8.tflite", "float32": folder / "float.tflite"}
         models = {n: _open(path, n, specs, board) for n, path in names.items()}
         qualities = _measure(models, raw, held_out)
         kept = ["int8", "float32"] if keep_float else ["int8"]
         progress("golden vectors")
-        golden, tolerances = _golden(models, names, kept, raw, folder)
+        golden, tolerances = make_golden(models, names, kept, raw)
         contents = {f"models/{n}.tflite": names[n].read_bytes() for n in kept} | {"golden.npz": golden}
         if label_names:
             contents["labels.txt"] = ("\n".join(label_names) + "\n").encode()
@@ -101,7 +101,7 @@ def convert(
         )
     input_specs = models["int8"].specs
     manifest = Manifest(
-        name=name or model.name.removesuffix(model.suffix) or model.name,
+        name=name or _name(model),
         target=target,
         arch=board.arch if board is not None else None,
         variants=variants,
@@ -111,11 +111,14 @@ def convert(
         golden="golden.npz",
         files={},
         made_by={"edgekit": __version__, "python": platform.python_version(), **made.versions, **_litert()},
-        made_from={p.name: _digest(p) for p in (model, samples, evaluate, spec, labels) if p is not None},
+        made_from=_digests(model=model, samples=samples, evaluate=evaluate, preprocess=spec, labels=labels),
         command=tuple(command),
     )
     progress("write")
-    bundle = write_bundle(output, manifest, contents)
+    try:
+        bundle = write_bundle(output, manifest, contents)
+    except OSError as error:
+        raise _unwritable(output, error.strerror or str(error)) from error
     return ConversionResult(
         bundle=bundle,
         variants=variants,
@@ -123,7 +126,8 @@ def convert(
         int8_bytes=len(made.int8_model),
         float_difference=made.float_difference,
         calibration_count=len(next(iter(calibration.values()))),
-        warnings=_warnings(raw, qualities, models["int8"], label_names),
+        per_channel_weights=per_channel,
+        warnings=_warnings(raw, qualities, models["int8"], label_names, made.fixed_sizes),
     )
 
 
@@ -138,9 +142,44 @@ def read_specs(path: Path) -> dict[str, preprocess.Spec]:
 
 
 def _by_array(specs: Mapping[str, preprocess.Spec], raw: Samples) -> dict[str, preprocess.Spec]:
+    """The specs by the name of the sample array they are for; a single array needs no particular name."""
     if set(specs) == {""}:
         return dict.fromkeys(raw.arrays, specs[""])
+    if len(specs) == len(raw.arrays) == 1:
+        return dict.fromkeys(raw.arrays, next(iter(specs.values())))
+    if unknown := sorted(set(specs) - set(raw.arrays)):
+        raise PreprocessError(
+            f"the preprocessing is for {', '.join(unknown)}; {raw.source} has the arrays {', '.join(raw.arrays)}",
+            hint="name both after the model's inputs",
+        )
     return dict(specs)
+
+
+def _check_alike(raw: Samples, held_out: Samples, specs: Mapping[str, preprocess.Spec]) -> None:
+    """SamplesError, before TensorFlow takes its time, if the two files do not hold the same kind of inputs."""
+    names = list(raw.arrays)
+    first = {name: array[:1] for name, array in held_out.of_inputs(names).items()}
+    wanted = preprocessed({name: array[:1] for name, array in raw.arrays.items()}, specs)
+    for name, array in preprocessed(first, specs).items():
+        if array.shape != wanted[name].shape:
+            raise SamplesError(
+                f"{held_out.source}: inputs of shape {array.shape[1:]}, the samples are {wanted[name].shape[1:]}",
+                hint="--samples and --evaluate are both raw inputs as the device will meet them",
+            )
+
+
+def _check_output(path: Path) -> None:
+    """InputError, before TensorFlow takes its time, if nothing can be written there or something else lies there."""
+    check_replaceable(path)
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if not folder.is_dir():
+        raise _unwritable(path, f"{folder} is not a folder")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise _unwritable(path, f"no permission in {folder}")
+
+
+def _unwritable(path: Path, why: str) -> InputError:
+    return InputError(f"{path} cannot be written: {why}", hint="choose another folder for -o")
 
 
 def _open(path: Path, variant: str, specs: Mapping[str, preprocess.Spec], board: Target | None) -> Model:
@@ -162,14 +201,17 @@ def _open(path: Path, variant: str, specs: Mapping[str, preprocess.Spec], board:
     return Model(variant_of, [interpreter], wanted)
 
 
-def _check_int8(path: Path, model: Path) -> None:
-    findings = full_int8_findings(read_model(path))
+def _check_int8(path: Path, model: Path) -> tuple[int, int]:
+    """How many of its weights are per channel; ConversionError if an operator is not int8."""
+    described = read_model(path)
+    findings = full_int8_findings(described)
     if findings:
         raise ConversionError(
             f"{model}: the result is not full int8: {findings[0]}"
             + (f" (and {len(findings) - 1} more)" if findings[1:] else ""),
             hint="replace that layer by one with an int8 kernel; nothing was written",
         )
+    return per_channel_weights(described)
 
 
 def _measure(models: Mapping[str, Model], raw: Samples, held_out: Samples | None) -> tuple[Quality, ...]:
@@ -177,38 +219,8 @@ def _measure(models: Mapping[str, Model], raw: Samples, held_out: Samples | None
     judge = held_out or raw
     inputs = judge.of_inputs(names)
     float_answers, int8_answers = (answers(models[n], inputs) for n in ("float32", "int8"))
-    found = agreement(float_answers, int8_answers, f"measured on the workstation, {judge.source}")
+    found = agreement(float_answers, int8_answers, f"measured on the workstation, {judge.name}")
     return (judged(float_answers, int8_answers, held_out), *found) if held_out is not None else tuple(found)
-
-
-def _golden(
-    models: Mapping[str, Model], paths: Mapping[str, Path], kept: Sequence[str], raw: Samples, folder: Path
-) -> tuple[bytes, dict[str, float]]:
-    """golden.npz, and for each variant how far an answer may be from it.
-
-    The allowance is measured, not guessed: XNNPACK's kernels against the reference kernels on the same inputs, doubled
-    (int8: at least 2 steps; float: at least 1e-4 of the largest answer), because a board's processor has kernels of
-    its own that round differently.
-    """
-    inputs = raw.of_inputs([tensor.name for tensor in models["int8"].inputs])
-    each = sum(array[0].nbytes for array in inputs.values())
-    chosen = spread(raw.count, min(GOLDEN_COUNT, max(2, GOLDEN_BYTES // max(each, 1))))
-    inputs = {name: array[chosen] for name, array in inputs.items()}
-    arrays = {f"input/{name}": array for name, array in inputs.items()}
-    tolerances = {}
-    for variant in kept:
-        model = models[variant]
-        other = Model(model.variant, [open_interpreter(paths[variant], threads=1, reference=True)], model.specs)
-        fast, plain = (answers(m, inputs, raw_out=True) for m in (model, other))
-        arrays |= {f"output/{variant}/{t.name}": a for t, a in zip(model.outputs, fast, strict=True)}
-        difference = max(
-            float(np.abs(a.astype(np.float64) - b.astype(np.float64)).max()) for a, b in zip(fast, plain, strict=True)
-        )
-        least = 2.0 if variant == "int8" else 1e-4 * max(float(np.abs(a).max()) for a in fast)
-        tolerances[variant] = float(f"{max(least, 2 * difference):.3g}")
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # numpy's stub takes the names for options
-    return buffer.getvalue(), tolerances
 
 
 def _read_labels(path: Path | None) -> list[str]:
@@ -220,8 +232,12 @@ def _read_labels(path: Path | None) -> list[str]:
         raise InputError(f"{path} cannot be read: {error}", hint="give a text file with one label a line") from error
 
 
-def _warnings(raw: Samples, qualities: Sequence[Quality], model: Model, labels: Sequence[str]) -> tuple[str, ...]:
+def _warnings(
+    raw: Samples, qualities: Sequence[Quality], model: Model, labels: Sequence[str], fixed_sizes: bool
+) -> tuple[str, ...]:
     found = []
+    if not fixed_sizes:
+        found.append("the graph only works with a free batch: it keeps operators that compute shapes while it runs")
     if raw.count < 32:
         found.append(
             f"only {raw.count} samples: ranges may be too narrow for what the device will meet; give about 100"
@@ -237,6 +253,21 @@ def _warnings(raw: Samples, qualities: Sequence[Quality], model: Model, labels: 
     if labels and len(labels) != classes:
         found.append(f"{len(labels)} labels for {classes} outputs")
     return tuple(found)
+
+
+def _name(model: Path) -> str:
+    whole = model.resolve().name if model.name in ("", "..") else model.name
+    return whole.removesuffix(model.suffix) or whole
+
+
+def _digests(**paths: Path | None) -> dict[str, str]:
+    """The hash of everything that went in, by file name; by role and name where two have the same name."""
+    given = {role: path for role, path in paths.items() if path is not None}
+    names = [path.name for path in given.values()]
+    return {
+        path.name if names.count(path.name) == 1 else f"{role}/{path.name}": _digest(path)
+        for role, path in given.items()
+    }
 
 
 def _digest(path: Path) -> str:

@@ -45,7 +45,7 @@ def judged(float_answers: list[np.ndarray], int8_answers: list[np.ndarray], samp
     """
     labels = samples.labels
     assert labels is not None
-    source = f"measured on the workstation, {samples.source}"
+    source = f"measured on the workstation, {samples.name}"
     if labels.dtype.kind in "iub" and labels.size == len(labels) and _is_scores(float_answers):
         labels = labels.reshape(-1)
         classes = float_answers[0].shape[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +20,14 @@ LABELS = "y"
 class Samples:
     """Raw inputs, as a device will meet them: array name -> (n, ...); `labels` where the file has `y`."""
 
-    source: str
+    source: str  # the path as it was given
     arrays: Mapping[str, np.ndarray]
     labels: np.ndarray | None
+
+    @property
+    def name(self) -> str:
+        """The file's name, which does not depend on where somebody stood."""
+        return Path(self.source).name
 
     @property
     def count(self) -> int:
@@ -52,10 +58,14 @@ def read_samples(path: Path, *, with_labels: bool) -> Samples:
     arrays = _read_arrays(path)
     labels = arrays.pop(LABELS, None)
     if with_labels and labels is None:
-        raise SamplesError(f"{path} has no labels", hint="save them as y: np.savez(file, x=inputs, y=labels)")
+        raise SamplesError(
+            f"{path} has no labels, only {', '.join(arrays)}",
+            hint="save them as y: np.savez(file, x=inputs, y=labels)",
+        )
     if not arrays:
         raise SamplesError(f"{path} has no inputs", hint="save them: np.savez(file, x=inputs)")
-    for name, array in arrays.items():
+    rows = {**arrays, **({LABELS: labels} if labels is not None else {})}
+    for name, array in rows.items():
         if array.dtype.kind not in "fiub":
             raise SamplesError(f"{path}: {name} holds {array.dtype}, not numbers", hint="save float or integer arrays")
         if array.ndim == 0 or len(array) < 2:
@@ -67,9 +77,7 @@ def read_samples(path: Path, *, with_labels: bool) -> Samples:
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             bad = int(np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(axis=1))[0])
             raise SamplesError(f"{path}: {name}[{bad}] is not finite", hint="remove NaN and infinite values")
-    lengths = {
-        name: len(array) for name, array in {**arrays, **({LABELS: labels} if labels is not None else {})}.items()
-    }
+    lengths = {name: len(array) for name, array in rows.items()}
     if len(set(lengths.values())) > 1:
         told = ", ".join(f"{name}: {length}" for name, length in lengths.items())
         raise SamplesError(
@@ -99,10 +107,15 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise InputError(f"{path} does not exist", hint="give a .npz or .npy file of input samples")
     try:
-        loaded = np.load(path, allow_pickle=False)
+        loaded = np.load(path, allow_pickle=False)  # a pickle runs code: never
         if isinstance(loaded, np.ndarray):
             return {"x": loaded}
         with loaded:
             return {name: loaded[name] for name in loaded.files}
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
+    except (ValueError, OSError, EOFError, KeyError, zlib.error, zipfile.BadZipFile) as error:
+        if "allow_pickle" in str(error):
+            raise InputError(
+                f"{path} holds Python objects (a pickle), which edgekit does not load",
+                hint="save plain numbers: np.savez(file, x=np.stack(inputs))",
+            ) from error
         raise InputError(f"{path} is not a .npz or .npy file: {error}", hint="write it with np.savez") from error
