@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
-from edgekit.cli.show import json_option, mebibytes, show_facts, show_json, show_table, showing_progress
+from edgekit.cli.inspect import show_qualities
+from edgekit.cli.show import json_option, show_facts, show_json, showing_progress, size_text
 from edgekit.cli.targets import TARGET
 
 EXAMPLES = """\b
@@ -36,12 +37,13 @@ FILE = click.Path(path_type=Path)
 @click.option("--name", help="The bundle's name; default: the model file's.")
 @click.option("--timeout", "timeout_s", default=1800.0, show_default=True, help="Seconds TensorFlow may take.")
 @json_option
-def convert_command(as_json: bool, **options: object) -> None:
+@click.pass_obj
+def convert_command(typed: list[str], /, as_json: bool, **options: object) -> None:
     """Make a bundle of MODEL (.keras, .h5 or SavedModel): full int8, checked operator by operator, measured."""
     from edgekit.convert import convert
 
     with showing_progress(as_json) as progress:
-        result = convert(**options, command=_command(options), progress=progress)  # type: ignore[arg-type]
+        result = convert(**options, command=command_of(typed), progress=progress)  # type: ignore[arg-type]
     for warning in result.warnings:
         click.secho(f"warning: {warning}", err=True, fg="yellow")
     if as_json:
@@ -53,6 +55,7 @@ def convert_command(as_json: bool, **options: object) -> None:
                 "int8_bytes": result.int8_bytes,
                 "float_difference": result.float_difference,
                 "calibration_count": result.calibration_count,
+                "per_channel_weights": result.per_channel_weights,
                 "variants": result.variants,
                 "warnings": result.warnings,
             }
@@ -61,22 +64,23 @@ def convert_command(as_json: bool, **options: object) -> None:
     show_facts(
         [
             ("bundle", f"{result.bundle.path} ({result.bundle.id})"),
-            ("size", f"{mebibytes(result.float_bytes)} float, {mebibytes(result.int8_bytes)} int8"),
+            ("size", f"{size_text(result.float_bytes)} float, {size_text(result.int8_bytes)} int8"),
             ("float .tflite", f"within {result.float_difference:.1e} of the source model, relative"),
             ("calibrated on", f"{result.calibration_count} samples"),
+            ("int8", "every operator, weights per channel in {} of {} layers".format(*result.per_channel_weights)),
         ]
     )
-    rows = [(q.metric, q.value, q.float_value, q.count) for v in result.variants for q in v.qualities]
-    show_table(("measured here", "int8", "float", "inputs"), rows)
+    click.echo()
+    show_qualities(result.variants[0].qualities)
 
 
-def _command(options: dict[str, object]) -> list[str]:
-    """The command for the manifest, without -o: where a bundle lies says nothing about what is in it."""
-    words = ["edgekit", "convert", str(options["model"])]
-    names = {"spec": "preprocess", "timeout_s": "timeout"}
-    for name, value in sorted(options.items()):
-        if name in ("model", "output", "timeout_s") or value in (None, False):
-            continue
-        flag = f"--{names.get(name, name).replace('_', '-')}"
-        words += [flag] if value is True else [flag, str(value)]
-    return shlex.split(shlex.join(words))
+def command_of(typed: Sequence[str]) -> list[str]:
+    """The command for the manifest, as typed, without -o and --json: they say nothing about what is in the bundle."""
+    words = ["edgekit"]
+    rest = iter(typed)
+    for word in rest:
+        if word in ("-o", "--output"):
+            next(rest, None)
+        elif word != "--json" and not word.startswith("--output=") and not (word.startswith("-o") and word != "-o"):
+            words.append(word)
+    return words

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from edgekit.cli.show import json_option, mebibytes, show_facts, show_json, show_table, showing_progress
+from edgekit.cli.show import ProgressLine, json_option, show_facts, show_json, show_table, showing_progress, size_text
 
 DEVICE_HELP = """\b
 DEVICE is local:DIR (this machine), an alias of ~/.ssh/config, or
@@ -56,13 +56,13 @@ def deploy_command(
             with_pillow=with_pillow,
             dry_run=dry_run,
             verify=verify,
-            ask=ask_host_key,
+            ask=lambda *key: _ask_beside(progress, *key),
             progress=lambda stage, sent, total: progress(STAGES[stage], sent, total),
         )
     if as_json:
         show_json(done)
         return
-    sent = f"{done.files_sent} files, {mebibytes(done.bytes_sent)} (before compression)"
+    sent = f"{done.files_sent} files, {size_text(done.bytes_sent)} (before compression)"
     if not done.changed:
         click.echo(f"{done.device}: release {done.release} is current already, nothing was sent")
         return
@@ -90,12 +90,12 @@ def status_command(device: str, python: str, verify: bool, as_json: bool) -> int
     if as_json:
         show_json(found)
         return 4 if damaged else 0
-    free = "unknown" if found["free_bytes"] is None else mebibytes(found["free_bytes"])
+    free = "unknown" if found["free_bytes"] is None else size_text(found["free_bytes"])
     show_facts(
         [
             ("device", f"{found['device']} ({found['board'] or found['system']})"),
             ("python", f"{found['python']} on {found['arch']}, {found['libc'] or 'unknown libc'}"),
-            ("space", f"{mebibytes(found['used_bytes'])} used in {found['root']}, {free} free"),
+            ("space", f"{size_text(found['used_bytes'])} used in {found['root']}, {free} free"),
         ]
     )
     rows = [(r["role"], r["name"], r["id"], (r["bundle"] or "")[:16], r["edgekit"]) for r in found["releases"]]
@@ -160,6 +160,11 @@ def ask_host_key(host: str, key_type: str, fingerprint: str) -> bool:
         return False
     click.echo(f"\nThe host key of {host} is not known. It is {key_type} {fingerprint}", err=True)
     return click.confirm("Is that the device's own?", default=False, err=True)
+
+
+def _ask_beside(progress: ProgressLine, host: str, key_type: str, fingerprint: str) -> bool:
+    with progress.hidden():
+        return ask_host_key(host, key_type, fingerprint)
 
 
 def _agreements(check: Mapping[str, Any] | None) -> list[tuple[str, object]]:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgekit.cli.show import json_option, mebibytes, show_facts, show_json, show_table
+from edgekit.cli.show import json_option, show_facts, show_json, show_table, size_text
+
+if TYPE_CHECKING:
+    from edgekit.bundle import Bundle, Quality, Variant
 
 EXAMPLES = """\b
 Examples:
@@ -35,15 +40,27 @@ def inspect_command(path: Path, operators: bool, as_json: bool) -> None:
         show_json({"path": str(path), "bundle": bundle, "models": found})
         return
     if bundle is not None:
-        show_facts(_bundle_facts(bundle))
-    for row in found:
-        _show_model(row, operators)
+        _show_bundle(bundle)
+    for index, row in enumerate(found):
+        if index or bundle is not None:
+            click.echo()
+        _show_model(row, bundle.manifest.variant(row["variant"]) if bundle is not None else None, operators)
 
 
-def _files(path: Path) -> tuple[Any, dict[str, Path]]:
+def show_qualities(qualities: Sequence[Quality]) -> None:
+    """A table of what was measured beside the float model, and on what."""
+    rows = [(quality.metric, quality.value, quality.float_value, quality.count) for quality in qualities]
+    show_table(("metric", "int8", "float", "inputs"), rows)
+    click.echo("; ".join(dict.fromkeys(quality.source for quality in qualities)))
+
+
+def _files(path: Path) -> tuple[Bundle | None, dict[str, Path]]:
     """The bundle, if it is one, and its .tflite files by variant."""
     from edgekit.bundle import read_bundle, verify_bundle
+    from edgekit.errors import InputError
 
+    if not path.exists():
+        raise InputError(f"{path} does not exist", hint="give a bundle's folder or a .tflite file")
     if not path.is_dir():
         return None, {path.name: path}
     bundle = read_bundle(path)
@@ -51,49 +68,77 @@ def _files(path: Path) -> tuple[Any, dict[str, Path]]:
     return bundle, {variant.name: bundle.file(variant.file) for variant in bundle.manifest.variants}
 
 
-def _bundle_facts(bundle: Any) -> list[tuple[str, object]]:
+def _show_bundle(bundle: Bundle) -> None:
     manifest = bundle.manifest
-    facts = [("bundle", f"{manifest.name} {bundle.id}"), ("target", manifest.target or "any")]
+    facts: list[tuple[str, object]] = [("bundle", f"{manifest.name} ({bundle.id})")]
+    facts += [("target", f"{manifest.target} ({manifest.arch})" if manifest.target else "any")]
     facts += [(f"input {name}", _words(spec)) for name, spec in manifest.preprocess.items()]
-    for variant in manifest.variants:
-        for quality in variant.qualities:
-            beside = "" if quality.float_value is None else f" (float {quality.float_value:g})"
-            facts.append((variant.name, f"{quality.metric} {quality.value:g}{beside}, {quality.count} inputs"))
-    return [*facts, ("made by", _words(manifest.made_by))]
+    facts += [("made by", _words(manifest.made_by))]
+    facts += [("made from", ", ".join(manifest.made_from))]
+    facts += [("command", shlex.join(manifest.command))] if manifest.command else []
+    show_facts(facts)
+    click.echo()
+    show_table(
+        ("file", "size", "sha256"),
+        [(name, size_text(file.size), file.sha256[:16]) for name, file in sorted(manifest.files.items())],
+        right=("size",),
+    )
 
 
 def _words(fields: Any) -> str:
     return ", ".join(f"{key} {value}" for key, value in fields.items() if value is not None)
 
 
-def _show_model(row: dict[str, Any], operators: bool) -> None:
-    click.echo()
-    facts: list[tuple[str, object]] = [("model", row["variant"])]
-    facts += [("size", f"{mebibytes(row['file_bytes'])}, weights {mebibytes(row['weight_bytes'])}")]
+def _show_model(row: dict[str, Any], variant: Variant | None, operators: bool) -> None:
+    facts: list[tuple[str, object]] = [("variant" if variant else "model", row["variant"])]
+    facts += [("size", f"{size_text(row['file_bytes'])}, of it weights {size_text(row['weight_bytes'])}")]
     facts += [("work", f"{row['macs'] / 1e6:.3f} million multiply-accumulates")]
-    facts += [("arena", f"{mebibytes(row['arena_bytes'])} (estimated)")]
+    facts += [("arena", f"{size_text(row['arena_bytes'])} (estimated)")]
     for kind in ("inputs", "outputs"):
         facts += [(kind[:-1], _tensor(tensor)) for tensor in row[kind]]
-    facts.append(("full int8", "yes" if not row["findings"] else row["findings"][0]))
+    facts += _quantization(row)
+    if variant is not None:
+        facts += [("delegates", ", then ".join(_delegate(d.name, d.options) for d in variant.delegates))]
+        unit = "steps" if variant.quantization == "int8" else "absolute"
+        facts += [("golden", f"an answer may differ by {variant.golden_tolerance:g} {unit}")]
     show_facts(facts)
+    if variant is not None and variant.qualities:
+        click.echo()
+        show_qualities(variant.qualities)
+    click.echo()
     if operators:
-        columns = ("#", "operator", "v", "inputs", "outputs", "scale", "weights, B", "MACs")
-        show_table(columns, [_operator(op) for op in row["operator_table"]])
+        columns = ("#", "operator", "v", "output", "scale", "weights", "MACs")
+        show_table(columns, [_operator(op) for op in row["operator_table"]], right=("weights",))
     else:
         show_table(("operator", "version", "count"), [(o["name"], o["version"], o["count"]) for o in row["operators"]])
 
 
+def _quantization(row: dict[str, Any]) -> list[tuple[str, object]]:
+    """How it is quantized, where it is: a float model has nothing to say."""
+    per_channel, layers = row["per_channel_weights"]
+    if row["quantization"] == "none":
+        return []
+    if row["quantization"] == "full int8":
+        return [("full int8", f"yes, weights per channel in {per_channel} of {layers} layers")]
+    more = f" (and {len(row['findings']) - 1} more)" if row["findings"][1:] else ""
+    return [("full int8", f"no: {row['findings'][0]}{more}")]
+
+
+def _delegate(name: str, options: Any) -> str:
+    return f"{name} ({_words(options)})" if options else name
+
+
 def _tensor(tensor: dict[str, Any]) -> str:
-    shape = "x".join(str(size) for size in tensor["shape"])
     quantized = f", scale {tensor['scale'][0]:.6g}, zero point {tensor['zero_point'][0]}" if tensor["scale"] else ""
-    return f"{tensor['name']}: {tensor['dtype']} {shape}{quantized}"
+    return f"{tensor['name']}: {_shape(tensor['dtype'], tensor['shape'])}{quantized}"
+
+
+def _shape(dtype: str, shape: Sequence[int]) -> str:
+    """`int8[n,32,32,3]`: n is a size that is free."""
+    return f"{dtype}[{','.join('n' if size < 0 else str(size) for size in shape)}]"
 
 
 def _operator(op: dict[str, Any]) -> tuple[object, ...]:
     scales = " ".join(f"{scale[0]:.4g}" for scale in op["output_scales"] if scale)
-    ends = [_shapes(op[f"{end}_dtypes"], op[f"{end}_shapes"]) for end in ("input", "output")]
-    return (op["index"], op["name"], op["version"], *ends, scales, op["weight_bytes"], op["macs"])
-
-
-def _shapes(dtypes: list[str], shapes: list[list[int]]) -> str:
-    return " ".join(f"{t}[{','.join(str(n) for n in shape)}]" for t, shape in zip(dtypes, shapes, strict=True))
+    outputs = " ".join(map(_shape, op["output_dtypes"], op["output_shapes"]))
+    return (op["index"], op["name"], op["version"], outputs, scales, size_text(op["weight_bytes"]), op["macs"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -77,9 +78,13 @@ def cli() -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command line and returns its exit code."""
+    """Runs one command line and returns its exit code; without `argv` the process's own."""
+    if argv is None:
+        for number in (signal.SIGTERM, signal.SIGHUP):  # a stopped service, a closed terminal: clean up as on Ctrl-C
+            signal.signal(number, _interrupt)
+    typed = list(sys.argv[1:] if argv is None else argv)
     try:
-        result = cli.main(args=argv, prog_name="edgekit", standalone_mode=False)
+        result = cli.main(args=typed, prog_name="edgekit", standalone_mode=False, obj=typed)
     except EdgekitError as error:
         click.echo(f"edgekit: {error}", err=True)
         if error.hint:
@@ -95,6 +100,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.close()
         return 1
     return result if isinstance(result, int) else 0
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import click
+
+PIPED_WIDTH = 160  # characters of a line that nobody looks at on a terminal
+NARROWEST = 10  # characters of a column that had to make room
 
 
 def json_option(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -23,70 +29,124 @@ def show_json(value: Any) -> None:
     click.echo(json.dumps(value, default=_plain, indent=1))
 
 
-def show_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str = "") -> None:
-    """A table on stdout as wide as the terminal; numbers to the right."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
+def show_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, right: Sequence[str] = ()) -> None:
+    """A table on stdout, at most as wide as the terminal; numbers, and the columns named in `right`, to the right."""
+    cells = [[_text(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
+    while sum(widths) + 2 * (len(widths) - 1) > _columns() and max(widths) > NARROWEST:
+        widths[widths.index(max(widths))] -= 1
+    to_right = [
+        name in right or (bool(rows) and all(isinstance(row[index], (int, float, type(None))) for row in rows))
+        for index, name in enumerate(columns)
+    ]
 
-    table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for index, column in enumerate(columns):
-        numeric = bool(rows) and all(isinstance(row[index], (int, float)) for row in rows)
-        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(_text(cell) for cell in row))
-    console = Console(highlight=False, markup=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, markup=False, width=max(console.width, 160))
-    console.print(table)
+    def lines(row: Sequence[str]) -> list[str]:
+        wrapped = [textwrap.wrap(cell, width, break_on_hyphens=False) for cell, width in zip(row, widths, strict=True)]
+        return [
+            "  ".join(
+                f"{part:{'>' if align else '<'}{width}}"
+                for part, align, width in zip(parts, to_right, widths, strict=True)
+            ).rstrip()
+            for parts in zip_longest(*wrapped, fillvalue="")
+        ]
+
+    for line in lines(columns):
+        click.secho(line, bold=True)
+    click.echo("  ".join("─" * width for width in widths))
+    for row in cells:
+        for line in lines(row):
+            click.echo(line)
 
 
 def show_facts(facts: Sequence[tuple[str, object]]) -> None:
-    """`name   value` lines."""
-    width = max(len(name) for name, _ in facts)
+    """`name   value` lines; a value that is wider than the terminal goes on below its own beginning."""
+    indent = max(len(name) for name, _ in facts) + 2
     for name, value in facts:
-        click.echo(f"{name:<{width}}  {_text(value)}")
+        width = max(_columns() - indent, NARROWEST)
+        first, *rest = textwrap.wrap(_text(value), width, break_long_words=False, break_on_hyphens=False) or [""]
+        click.echo(f"{name:<{indent}}{first}".rstrip())
+        for line in rest:
+            click.echo(f"{'':<{indent}}{line}")
+
+
+class ProgressLine:
+    """One line on stderr: what is being done and for how long; while bytes are sent also a bar and the time left."""
+
+    def __init__(self, progress: Any) -> None:
+        self._progress = progress  # rich's; None: silent
+        self._stage = ""
+        self._task: Any = None
+
+    def __call__(self, stage: str, done: int = 0, total: int = 0) -> None:
+        """Shows `stage`, and `done` of `total` bytes if there is a total."""
+        if self._progress is None:
+            return
+        if stage != self._stage:  # a task of its own, so that the time left is guessed from this stage's speed
+            if self._task is not None:
+                self._progress.remove_task(self._task)
+            self._stage, self._task = stage, self._progress.add_task(stage, total=None)
+        if total:
+            self._progress.update(self._task, completed=done, total=total)
+
+    @contextmanager
+    def hidden(self) -> Iterator[None]:
+        """While open, the line is away: somebody is asked something."""
+        if self._progress is None:
+            yield
+            return
+        self._progress.stop()
+        try:
+            yield
+        finally:
+            self._progress.start()
 
 
 @contextmanager
-def showing_progress(quiet: bool) -> Iterator[Callable[..., None]]:
-    """A function (stage, done=0, total=0) that draws a spinner or a bar of bytes on stderr, if that is a terminal."""
+def showing_progress(quiet: bool) -> Iterator[ProgressLine]:
+    """A line to report stages to; silent if stderr is no terminal, or for programs."""
     if quiet or not sys.stderr.isatty():
-        yield lambda stage, done=0, total=0: None
+        yield ProgressLine(None)
         return
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
-
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(30),
-        DownloadColumn(),
-        TimeRemainingColumn(),
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        ProgressColumn,
+        SpinnerColumn,
+        Task,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
     )
-    waiting = (SpinnerColumn(), TextColumn("{task.description}"))
-    stages: dict[str, Any] = {}
-    console = Console(stderr=True)
-    with (
-        Progress(*waiting, console=console, transient=True) as spinner,
-        Progress(*columns, console=console, transient=True, auto_refresh=False) as bar,
-    ):
-        spinning = spinner.add_task("")
 
-        def update(stage: str, done: int = 0, total: int = 0) -> None:
-            spinner.update(spinning, description=stage)
-            if total:
-                task = stages.setdefault(stage, None) or stages.update({stage: bar.add_task(stage)}) or stages[stage]
-                bar.update(task, completed=done, total=total, refresh=True)
+    class WhileSending(ProgressColumn):
+        """Another column, shown only where there is a total."""
 
-        yield update
+        def __init__(self, column: ProgressColumn) -> None:
+            super().__init__()
+            self.column = column
+
+        def render(self, task: Task) -> Any:
+            return "" if task.total is None else self.column.render(task)
+
+    sending = (BarColumn(24), DownloadColumn(binary_units=True), TimeRemainingColumn(compact=True))
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+    with Progress(*columns, *map(WhileSending, sending), console=Console(stderr=True), transient=True) as progress:
+        yield ProgressLine(progress)
 
 
-def mebibytes(count: int) -> str:
-    """A size for a person: 25.4 KiB, 3.1 MiB."""
+def size_text(count: int) -> str:
+    """A size for a person: 812 B, 25.4 KiB, 3.1 MiB."""
+    if count < 1 << 10:
+        return f"{count} B"
     if count < 1 << 20:
         return f"{count / 1024:.1f} KiB"
     return f"{count / (1 << 20):.1f} MiB"
+
+
+def _columns() -> int:
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else PIPED_WIDTH
 
 
 def _text(value: object) -> str:

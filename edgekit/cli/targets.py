@@ -32,5 +32,5 @@ def targets_command(as_json: bool) -> None:
     if as_json:
         show_json(targets)
         return
-    rows = [(t.name, t.arch, t.cpu, t.threads, t.description) for t in targets]
-    show_table(("target", "arch", "processor", "threads", "what it is"), rows)
+    rows = [(t.name, t.arch, t.threads, t.description) for t in targets]
+    show_table(("target", "arch", "threads", "what it is"), rows)

@@ -49,6 +49,13 @@ def full_int8_findings(model: Model) -> list[str]:
     return findings
 
 
+def quantization(model: Model) -> str:
+    """`full int8`, `none` (no tensor has a scale), or `partly` (see full_int8_findings)."""
+    if not full_int8_findings(model):
+        return "full int8"
+    return "partly" if any(tensor.scale for graph in model.subgraphs for tensor in graph.tensors) else "none"
+
+
 def per_channel_weights(model: Model) -> tuple[int, int]:
     """(weights quantized per channel, all weights) of convolutions and fully connected layers, a shared one once.
 
@@ -79,19 +86,21 @@ def model_summary(model: Model) -> dict[str, Any]:
     """What `edgekit inspect --json` prints: plain values only, sizes in bytes."""
     graph = model.subgraphs[0]
     per_channel, weights = per_channel_weights(model)
+    names_in, names_out = _signature_names(model)
     return {
         "description": model.description,
         "file_bytes": model.file_bytes,
         "weight_bytes": model.constant_bytes,
         "subgraphs": len(model.subgraphs),
         "signatures": sorted(model.signatures),
+        "quantization": quantization(model),
         "tensors": sum(len(each.tensors) for each in model.subgraphs),
         "operators": [
             {"name": name, "version": version, "count": count}
             for name, (count, version) in operator_counts(model).items()
         ],
-        "inputs": [_tensor_row(graph.tensors[index]) for index in graph.inputs],
-        "outputs": [_tensor_row(graph.tensors[index]) for index in graph.outputs],
+        "inputs": [_tensor_row(graph.tensors[index], names_in) for index in graph.inputs],
+        "outputs": [_tensor_row(graph.tensors[index], names_out) for index in graph.outputs],
         "macs": macs(model),
         "arena_bytes": arena_bytes(model),
         "per_channel_weights": [per_channel, weights],
@@ -124,9 +133,21 @@ def operator_table(model: Model) -> list[dict[str, Any]]:
     return rows
 
 
-def _tensor_row(tensor: TensorInfo) -> dict[str, Any]:
+def _signature_names(model: Model) -> tuple[dict[int, str], dict[int, str]]:
+    """Tensor index -> the name its author gave it, of inputs and of outputs; empty unless there is one signature."""
+    if len(model.signatures) != 1:
+        return {}, {}
+    (signature,) = model.signatures.values()
+    if signature.subgraph != 0:
+        return {}, {}
+    inputs, outputs = ({index: name for name, index in side.items()} for side in (signature.inputs, signature.outputs))
+    return inputs, outputs
+
+
+def _tensor_row(tensor: TensorInfo, names: dict[int, str]) -> dict[str, Any]:
     return {
-        "name": tensor.name,
+        "name": names.get(tensor.index, tensor.name),
+        "tensor": tensor.name,
         "shape": list(tensor.shape_signature or tensor.shape),
         "dtype": tensor.dtype,
         "scale": list(tensor.scale),

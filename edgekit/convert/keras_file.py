@@ -45,20 +45,31 @@ def _configuration(path: Path) -> Any:
 
 
 def _foreign_classes(configuration: Any) -> Iterator[str]:
-    """The names of layer classes in a Keras configuration that Keras does not have, and Lambda."""
-    import keras
-
+    """The names of classes and functions in a Keras configuration that Keras does not have, and Lambda."""
     if isinstance(configuration, list):
         for item in configuration:
             yield from _foreign_classes(item)
     if not isinstance(configuration, Mapping):
         return
-    name = configuration.get("class_name")
+    name, module = configuration.get("class_name"), configuration.get("module")
     if isinstance(name, str) and not name.startswith("__") and "config" in configuration:  # __x__: Keras's own markers
-        registered, module = configuration.get("registered_name"), configuration.get("module")
-        is_layer = module is None or str(module).startswith("keras.layers") or not str(module).startswith("keras")
-        known = any(hasattr(place, name) for place in (keras.layers, keras.models, keras.initializers, keras))
-        if name == "Lambda" or (is_layer and not known and (registered or module is None)):
+        if name == "function" and module == "builtins":
+            yield str(configuration["config"])
+        elif name == "Lambda" or not _is_of_keras(name, module):
             yield name
-    for value in configuration.values():
-        yield from _foreign_classes(value)
+    for key, value in configuration.items():
+        if key != "compile_config":  # losses and optimizers are not loaded, they may be anybody's
+            yield from _foreign_classes(value)
+
+
+def _is_of_keras(name: str, module: Any) -> bool:
+    """Whether Keras has the class; .keras files say which module it is from, .h5 files do not."""
+    import keras
+
+    if isinstance(module, str) and module.startswith("keras.src."):
+        return True  # Functional, and what else has no public place
+    if isinstance(module, str) and module.split(".")[0] != "keras":
+        return False
+    places = [keras, keras.layers, keras.models, keras.initializers, keras.regularizers, keras.constraints]
+    places += [keras.activations, keras.dtype_policies, keras.quantizers]
+    return name in ("Functional", "Policy") or any(hasattr(place, name) for place in places)

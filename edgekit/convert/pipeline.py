@@ -88,7 +88,7 @@ def convert(
         progress("measure")
         names = {"int8": folder / "int8.tflite", "float32": folder / "float.tflite"}
         models = {n: _open(path, n, specs, board) for n, path in names.items()}
-        qualities = _measure(models, raw, held_out)
+        qualities = _measure(models, raw, held_out, bool(label_names))
         kept = ["int8", "float32"] if keep_float else ["int8"]
         progress("golden vectors")
         golden, tolerances = make_golden(models, names, kept, raw)
@@ -214,13 +214,17 @@ def _check_int8(path: Path, model: Path) -> tuple[int, int]:
     return per_channel_weights(described)
 
 
-def _measure(models: Mapping[str, Model], raw: Samples, held_out: Samples | None) -> tuple[Quality, ...]:
+def _measure(
+    models: Mapping[str, Model], raw: Samples, held_out: Samples | None, has_labels: bool
+) -> tuple[Quality, ...]:
     names = [tensor.name for tensor in models["int8"].inputs]
     judge = held_out or raw
     inputs = judge.of_inputs(names)
     float_answers, int8_answers = (answers(models[n], inputs) for n in ("float32", "int8"))
-    found = agreement(float_answers, int8_answers, f"measured on the workstation, {judge.name}")
-    return (judged(float_answers, int8_answers, held_out), *found) if held_out is not None else tuple(found)
+    task = [judged(float_answers, int8_answers, held_out)] if held_out is not None else []
+    classes = has_labels or any(quality.metric == "top-1 accuracy" for quality in task)
+    source = f"measured on the workstation, {judge.name}"
+    return (*task, *agreement(float_answers, int8_answers, source, classes=classes))
 
 
 def _read_labels(path: Path | None) -> list[str]:
@@ -249,6 +253,8 @@ def _warnings(
                 found.append(f"int8 loses {drop:.1f} points of accuracy: do not ship this without looking into it")
         if quality.metric == "same class as float" and quality.value < 0.95:
             found.append(f"int8 and float agree on only {quality.value:.1%} of the samples")
+        if quality.metric == "SQNR to float, dB" and quality.value < 10.0:
+            found.append(f"int8 answers are far from the float ones ({quality.value:g} dB): compare them before use")
     classes = model.outputs[0].shape[-1] if model.outputs[0].shape else 1
     if labels and len(labels) != classes:
         found.append(f"{len(labels)} labels for {classes} outputs")

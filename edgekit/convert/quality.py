@@ -19,11 +19,13 @@ def answers(model: Model, inputs: Mapping[str, np.ndarray], *, raw_out: bool = F
     return [answer[t.name] for t in model.outputs] if isinstance(answer, dict) else [answer]
 
 
-def agreement(float_answers: list[np.ndarray], int8_answers: list[np.ndarray], source: str) -> list[Quality]:
+def agreement(
+    float_answers: list[np.ndarray], int8_answers: list[np.ndarray], source: str, *, classes: bool
+) -> list[Quality]:
     """How the int8 answers compare with the float ones, without labels.
 
-    SQNR = 10 log10(sum f^2 / sum (f - q)^2) in dB over all outputs; for vectors of scores also how often both have
-    their largest value at the same place.
+    SQNR = 10 log10(sum f^2 / sum (f - q)^2) in dB over all outputs. For a classifier (`classes`, or probabilities come
+    out) also how often both have their largest value at the same place: for boxes or a spectrum that would say nothing.
     """
     count = len(float_answers[0])
     signal = sum(float(np.square(f, dtype=np.float64).sum()) for f in float_answers)
@@ -32,7 +34,7 @@ def agreement(float_answers: list[np.ndarray], int8_answers: list[np.ndarray], s
     )
     decibel = 10 * np.log10(signal / noise) if signal and noise else (300.0 if not noise else -300.0)
     found = [Quality("SQNR to float, dB", round(float(decibel), 2), None, count, source)]
-    if _is_scores(float_answers):
+    if _is_scores(float_answers) and (classes or _is_probabilities(float_answers[0])):
         same = float(np.mean(float_answers[0].argmax(1) == int8_answers[0].argmax(1)))
         found.append(Quality("same class as float", round(same, 6), None, count, source))
     return found
@@ -67,3 +69,7 @@ def judged(float_answers: list[np.ndarray], int8_answers: list[np.ndarray], samp
 
 def _is_scores(outputs: list[np.ndarray]) -> bool:
     return len(outputs) == 1 and outputs[0].ndim == 2 and outputs[0].shape[1] > 1
+
+
+def _is_probabilities(answers: np.ndarray) -> bool:
+    return bool((answers >= 0).all() and np.allclose(answers.sum(axis=1), 1.0, atol=1e-3))
