@@ -18,6 +18,7 @@ SHARED = (
     "__init__.py",
     "errors.py",
     "bundle.py",
+    "manifest.py",
     *(f"preprocess/{n}.py" for n in ("__init__", "spec", "image", "audio")),
 )
 

@@ -6,10 +6,9 @@ Exit codes as in edgekit.errors.
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import json
+import functools
+import os
 import sys
-from pathlib import Path
 from typing import Any
 
 from edgekit import __version__
@@ -25,16 +24,19 @@ RELEASE is a release or bundle folder; infer also takes a bare .tflite."""
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one command and returns its exit code; errors go to stderr as one line what and one line what to do."""
-    options = _parser().parse_args(argv)
     try:
+        if hasattr(sys.stdout, "reconfigure"):
+            sys.stdout.reconfigure(errors="backslashreplace")  # labels of any language on any terminal
+        options = _parser().parse_args(argv)
         options.command(options)
+        sys.stdout.flush()
     except EdgekitError as error:
         print(f"edgekit.runner: {error}", file=sys.stderr)
         if error.hint:
             print(f"  {error.hint}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:  # the reader of our output went away: `| head`
-        sys.stderr.close()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python complains when it flushes at the end
         return 1
     except KeyboardInterrupt:
         return 130
@@ -42,34 +44,34 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
+    prog = "python3 -m edgekit.runner"
+    # a width and a prog of our own: argparse would import shutil and all its archive formats to find them out
+    formatter = functools.partial(argparse.RawDescriptionHelpFormatter, width=100)
     parser = argparse.ArgumentParser(
-        prog="python3 -m edgekit.runner",
-        description="Runs a release on this machine.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog=prog, description="Runs a release on this machine.", epilog=EXAMPLES, formatter_class=formatter
     )
     parser.add_argument("--version", action="version", version=f"edgekit {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(prog=prog, required=True, metavar="COMMAND")
 
-    infer = commands.add_parser("infer", help="answer to input files")
-    infer.add_argument("release", type=Path)
-    infer.add_argument("inputs", type=Path, nargs="+", metavar="INPUT", help=".npy, .npz, .wav or a picture")
+    infer = commands.add_parser("infer", help="answer to input files", formatter_class=formatter)
+    infer.add_argument("release")
+    infer.add_argument("inputs", nargs="+", metavar="INPUT", help=".npy, .npz, .wav or a picture")
     infer.add_argument("--top", type=_positive, default=1, help="how many classes to name (default 1)")
     infer.add_argument("--threads", type=_positive, help="CPU threads (default: the bundle's)")
     infer.set_defaults(command=_infer)
 
-    check = commands.add_parser("check", help="compare with the golden vectors")
-    check.add_argument("release", type=Path)
+    check = commands.add_parser("check", help="compare with the golden vectors", formatter_class=formatter)
+    check.add_argument("release")
     check.set_defaults(command=_check)
 
-    bench = commands.add_parser("bench", help="measure latency and cold start")
-    bench.add_argument("release", type=Path)
+    bench = commands.add_parser("bench", help="measure latency and cold start", formatter_class=formatter)
+    bench.add_argument("release")
     bench.add_argument("--runs", type=_positive, default=200, help="timed inferences (default 200)")
     bench.add_argument("--threads", type=_positive, help="CPU threads (default: the bundle's)")
     bench.set_defaults(command=_bench)
 
-    first = commands.add_parser("first")  # no help: what `bench` starts to time a cold start
-    first.add_argument("release", type=Path)
+    first = commands.add_parser("first", formatter_class=formatter)  # what `bench` starts to time a cold start: no help
+    first.add_argument("release")
     first.set_defaults(command=_first)
     for command in (infer, bench, first):
         command.add_argument("--variant", help="which variant (default: infer the first one, bench all)")
@@ -79,43 +81,32 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _infer(options: Any) -> None:
-    from edgekit.runner.inputs import describe_answer, read_input
+    from edgekit.runner.answers import answer_words, describe_answers
+    from edgekit.runner.inputs import read_input
     from edgekit.runner.model import load
 
     model = load(options.release, variant=options.variant, threads=options.threads)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for path in options.inputs:
-        given = read_input(path, model)
-        for index, answer in enumerate(_answers(model, given)):
-            best = describe_answer(model, answer, top=options.top)
-            rows.append({"input": str(path), "index": index, "top": best})
-            if not options.json:
-                print(f"{path}[{index}]  " + "  ".join(_words(item) for item in best))
+        for index, found in enumerate(describe_answers(model, model(read_input(path, model)), top=options.top)):
+            if options.json:
+                rows.append({"input": path, "index": index, **found})
+            else:
+                print(f"{path}[{index}]  {answer_words(found)}")
     if options.json:
-        print(json.dumps({"variant": model.variant.name, "answers": rows}))
-
-
-def _answers(model: Any, given: Any) -> list[Any]:
-    """A list of answers to the first output, whether a sample or a batch was given."""
-    answer = model(given)
-    first = model.outputs[0]
-    values = answer[first.name] if isinstance(answer, dict) else answer
-    has_batch = first.shape[:1] == (1,)
-    return list(values) if values.ndim > len(first.shape) - has_batch else [values]
-
-
-def _words(item: dict[str, Any]) -> str:
-    return f"{item['label']} {item['score']:.3f}" if "label" in item else f"{item['value']:g}"
+        _print_json({"variant": model.variant.name, "answers": rows})
 
 
 def _check(options: Any) -> None:
+    from dataclasses import asdict
+    from pathlib import Path
+
     from edgekit.runner.check import check_release
     from edgekit.runner.interpreter import runtime_version
 
-    found = check_release(options.release)
+    found = check_release(Path(options.release))
     if options.json:
-        rows = [dataclasses.asdict(agreement) for agreement in found]
-        print(json.dumps({"runtime": runtime_version(), "variants": rows}))
+        _print_json({"runtime": runtime_version(), "variants": [asdict(agreement) for agreement in found]})
         return
     for agreement in found:
         print(
@@ -125,11 +116,15 @@ def _check(options: Any) -> None:
 
 
 def _bench(options: Any) -> None:
+    from dataclasses import asdict
+    from pathlib import Path
+
     from edgekit.runner.measure import measure_release
 
-    found = measure_release(options.release, runs=options.runs, threads=options.threads, variant=options.variant)
+    release = Path(options.release)
+    found = measure_release(release, runs=options.runs, threads=options.threads, variant=options.variant)
     if options.json:
-        print(json.dumps({"variants": [dataclasses.asdict(latency) for latency in found]}))
+        _print_json({"variants": [asdict(latency) for latency in found]})
         return
     for latency in found:
         print(
@@ -139,19 +134,30 @@ def _bench(options: Any) -> None:
 
 
 def _first(options: Any) -> None:
+    from pathlib import Path
+
     from edgekit.bundle import read_bundle
     from edgekit.runner.check import golden_inputs, read_golden
     from edgekit.runner.model import load
 
     model = load(options.release, variant=options.variant)
-    model(golden_inputs(model, read_golden(read_bundle(options.release)))[0])
+    model(golden_inputs(model, read_golden(read_bundle(Path(options.release))))[0])
     print("answered", flush=True)
 
 
+def _print_json(fields: dict[str, Any]) -> None:
+    import json
+
+    print(json.dumps(fields, allow_nan=False))
+
+
 def _positive(text: str) -> int:
-    value = int(text)
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
     if value < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return value
 
 

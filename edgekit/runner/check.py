@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgekit.bundle import Bundle, read_bundle, sha256_file
-from edgekit.errors import BundleError, GoldenMismatch
+from edgekit.errors import BundleError, GoldenMismatch, InputError
+from edgekit.runner.inputs import read_arrays
 from edgekit.runner.model import Model, load
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from edgekit.bundle import Bundle
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,8 @@ def check_release(path: Path) -> list[Agreement]:
 
     Raises GoldenMismatch if one is outside its tolerance, BundleError if the release cannot be read.
     """
+    from edgekit.bundle import read_bundle
+
     bundle = read_bundle(path)
     golden = read_golden(bundle)
     found = [_compare(load(path, variant=variant.name), variant.name, golden) for variant in bundle.manifest.variants]
@@ -51,11 +57,20 @@ def check_release(path: Path) -> list[Agreement]:
 
 def read_golden(bundle: Bundle) -> Mapping[str, Any]:
     """The arrays of golden.npz: `input/<name>` (n, ...) raw samples, `output/<variant>/<name>` (n, ...) answers."""
-    path = bundle.file(bundle.manifest.golden)
-    if sha256_file(path) != bundle.manifest.files[bundle.manifest.golden].sha256:
-        raise BundleError(f"{path} is damaged: its hash is not the manifest's", hint="deploy it again")
-    with np.load(path, allow_pickle=False) as arrays:
-        return {name: arrays[name] for name in arrays.files}
+    from edgekit.bundle import verify_file
+
+    path = verify_file(bundle, bundle.manifest.golden)
+    try:
+        arrays = read_arrays(path)
+    except InputError as error:
+        raise BundleError(str(error), hint="make the bundle again") from error
+    manifest = bundle.manifest
+    wanted = {f"input/{tensor.name}" for tensor in manifest.variant().inputs}
+    wanted |= {f"output/{variant.name}/{tensor.name}" for variant in manifest.variants for tensor in variant.outputs}
+    counts = {len(array) if array.ndim else 0 for array in arrays.values()}
+    if not wanted <= arrays.keys() or len(counts) != 1 or 0 in counts:
+        raise BundleError(f"{path} does not hold the golden vectors of the manifest", hint="make the bundle again")
+    return arrays
 
 
 def golden_inputs(model: Model, golden: Mapping[str, Any]) -> list[Any]:
@@ -78,6 +93,10 @@ def _compare(model: Model, variant: str, golden: Mapping[str, Any]) -> Agreement
         bit_equal += all(np.array_equal(answers[name], wanted[name]) for name in answers)
         same_class += all(np.argmax(answers[name]) == np.argmax(wanted[name]) for name in answers)
         for name, got in answers.items():
+            if got.shape != wanted[name].shape:
+                raise BundleError(
+                    f"a golden output of {variant} has another shape than the answer", hint="make the bundle again"
+                )
             difference = np.abs(got.astype(np.float64) - wanted[name].astype(np.float64))
             # a NaN on either side must not pass as "no difference"
             largest = max(largest, float(np.where(np.isnan(difference), np.inf, difference).max(initial=0.0)))

@@ -8,28 +8,63 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
 from edgekit.errors import BundleError, MissingLibrary
 
-try:
-    from ai_edge_litert import interpreter as _runtime
+if TYPE_CHECKING:
+    from pathlib import Path
 
-    RUNTIME = "ai-edge-litert"
-except ImportError:
+_HINT = "deploy with edgekit, which ships one that fits, or: pip install ai-edge-litert"
+_CHATTER = (b"INFO: ", b"VERBOSE: ", b"I0000 ", b"WARNING: All log messages before absl")
+
+
+def _find_runtime() -> tuple[Any, str, MissingLibrary | None]:
+    """The interpreter's module and its distribution's name, or None and why there is none that works."""
     try:
-        from tflite_runtime import interpreter as _runtime
+        from ai_edge_litert import interpreter
 
-        RUNTIME = "tflite-runtime"
-    except ImportError:
-        _runtime = None
-        RUNTIME = ""
+        return interpreter, "ai-edge-litert", None
+    except ImportError as error:
+        # a C library that is too old, or half an installation, is not the same as "not installed"
+        broken = None if _is_absent(error, "ai_edge_litert") else ("ai-edge-litert", error)
+    if int(np.__version__.split(".")[0]) >= 2:
+        # not even imported: numpy would print two pages about it
+        from importlib.util import find_spec
+
+        if find_spec("tflite_runtime") is not None:
+            return (
+                None,
+                "",
+                MissingLibrary(
+                    f"tflite-runtime was built for numpy 1 and cannot run with numpy {np.__version__}",
+                    hint="pip install 'numpy<2' (or ai-edge-litert, which works with numpy 2, instead of tflite-runtime)",
+                ),
+            )
+    else:
+        try:
+            from tflite_runtime import interpreter
+
+            return interpreter, "tflite-runtime", None
+        except ImportError as error:
+            broken = broken if _is_absent(error, "tflite_runtime") else ("tflite-runtime", error)
+    if broken is None:
+        return None, "", MissingLibrary("no TFLite interpreter is installed for this Python", hint=_HINT)
+    reason = (str(broken[1]).strip() or repr(broken[1])).splitlines()[0]
+    return None, "", MissingLibrary(f"{broken[0]} is installed but cannot be imported: {reason}", hint=_HINT)
+
+
+def _is_absent(error: ImportError, package: str) -> bool:
+    return isinstance(error, ModuleNotFoundError) and error.name == package
+
+
+_runtime, RUNTIME, _unusable = _find_runtime()
+_one_at_a_time = threading.Lock()  # of those that hold back stderr: two would restore one another's
 
 
 def runtime_version() -> str:
@@ -45,19 +80,11 @@ def runtime_version() -> str:
 
 def require_runtime() -> None:
     """MissingLibrary, unless an interpreter is here and fits the numpy that is here."""
-    if _runtime is None:
-        raise MissingLibrary(
-            "no TFLite interpreter is installed for this Python",
-            hint="deploy with edgekit, which ships one, or: pip install ai-edge-litert",
-        )
-    if RUNTIME == "tflite-runtime" and int(np.__version__.split(".")[0]) >= 2:
-        raise MissingLibrary(
-            f"tflite-runtime was built for numpy 1 and cannot run with numpy {np.__version__}",
-            hint="pip install 'numpy<2' (or ai-edge-litert, which works with numpy 2, instead of tflite-runtime)",
-        )
+    if _unusable is not None:
+        raise MissingLibrary(str(_unusable), hint=_unusable.hint)
 
 
-def open_interpreter(path: Path, threads: int, *, reference: bool = False) -> Any:
+def open_interpreter(path: Path | str, threads: int, *, reference: bool = False) -> Any:
     """An `Interpreter` of the model in `path`, its tensors allocated, on `threads` CPU threads (XNNPACK where it can).
 
     `reference`: the plain C++ kernels instead, slow and independent of the processor: a second opinion.
@@ -87,20 +114,38 @@ def _without_info_lines() -> Iterator[None]:
 
     The runtimes have no switch for this. What other threads print meanwhile is delayed, not lost.
     """
-    try:
-        sys.stderr.flush()
-        saved = os.dup(2)
-    except (AttributeError, ValueError, OSError):  # no stderr, or one that is closed: nothing to keep clean
-        yield
-        return
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
+    with _one_at_a_time:
         try:
+            sys.stderr.flush()
+            saved = os.dup(2)
+        except (AttributeError, ValueError, OSError):  # no stderr, or one that is closed: nothing to keep clean
+            saved = -1
+        if saved < 0:
             yield
-        finally:
-            os.dup2(saved, 2)
-            os.close(saved)
-            held.seek(0)
-            rest = b"".join(line for line in held if not line.startswith((b"INFO:", b"I0000", b"WARNING: All log")))
-            if rest:
-                os.write(2, rest)
+            return
+        with _open_aside() as held:
+            os.dup2(held.fileno(), 2)
+            try:
+                yield
+            finally:
+                os.dup2(saved, 2)
+                os.close(saved)
+                held.seek(0)
+                _print(b"".join(line for line in held if not line.startswith(_CHATTER)))
+
+
+def _open_aside() -> BinaryIO:
+    """A nameless file in memory, or where there is no such thing (macOS) one on disk."""
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("stderr"), "w+b")
+    import tempfile  # only here: 5 ms
+
+    return tempfile.TemporaryFile()
+
+
+def _print(text: bytes) -> None:
+    try:
+        while text:
+            text = text[os.write(2, text) :]
+    except OSError:  # whoever read our stderr is gone
+        pass

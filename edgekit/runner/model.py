@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import os
 import queue
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Union
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgekit import preprocess
-from edgekit.bundle import Manifest, Tensor, Variant, read_bundle, sha256_file
-from edgekit.errors import BundleError, InputError
+from edgekit.errors import BundleError, InputError, PreprocessError
 from edgekit.runner.interpreter import open_interpreter
 
+if TYPE_CHECKING:  # imported where they are used: a program that only imports the runner does not wait for them
+    from pathlib import Path
+
+    from edgekit import preprocess
+    from edgekit.manifest import Manifest, Tensor, Variant
+
 Array = Any  # np.ndarray; numpy's own generic alias does not exist in the numpy of older boards
-Inputs = Union[Array, Sequence[Array], Mapping[str, Any]]
+_CHUNK = 64  # samples of a batch that are quantized at once: many enough to be fast, few enough for a small memory
 
 
 class Model:
@@ -35,36 +38,40 @@ class Model:
         labels: Sequence[str] = (),
         manifest: Manifest | None = None,
     ) -> None:
+        from edgekit.preprocess import Audio, Generic, Image
+
         self.variant = variant
         self.inputs = variant.inputs
         self.outputs = variant.outputs
         self.labels = tuple(labels)
         self.manifest = manifest
-        self.specs = {tensor.name: specs.get(tensor.name, preprocess.Generic()) for tensor in variant.inputs}
+        self.specs = {tensor.name: specs.get(tensor.name, Generic()) for tensor in variant.inputs}
+        # dimensions that a batch has and a sample has not; None: the shape of a sample is known, and compared
+        batch_dimensions = {Generic: None, Image: 4, Audio: 3}
+        self._takes = {
+            t.name: (t.shape[_has_batch(t) :], batch_dimensions[type(self.specs[t.name])]) for t in variant.inputs
+        }
         self._lanes: queue.SimpleQueue[_Lane] = queue.SimpleQueue()
         for interpreter in interpreters:
             self._lanes.put(_Lane(interpreter, variant, self.specs))
 
-    def __call__(self, inputs: Inputs, *, raw_in: bool = False, raw_out: bool = False) -> Any:
+    def __call__(self, inputs: Any, *, raw_in: bool = False, raw_out: bool = False) -> Any:
         """The answer to one sample or to a batch.
 
         `raw_in`: the samples are already in the tensor's own dtype (int8 for an int8 model), nothing is done to them.
-        `raw_out`: the answer stays in the tensor's own dtype. Raises InputError for a shape that does not fit, an
-        unknown name, or (with `raw_in`) another dtype.
+        `raw_out`: the answer stays in the tensor's own dtype. A NaN goes into a float model as it is and becomes the
+        lowest value of an integer one. Raises InputError for a shape that does not fit, an unknown name, or (with
+        `raw_in`) another dtype.
         """
         if len(self.inputs) == 1 and not isinstance(inputs, Mapping):
-            tensor = self.inputs[0]
-            samples, batched = self._samples(tensor, inputs, raw_in)
-            rows = [(sample,) for sample in samples]
+            samples, batched = self._samples(self.inputs[0], inputs, raw_in)
+            columns = [samples]
         else:
-            rows, batched = self._rows(inputs, raw_in)
+            columns, batched = self._columns(inputs, raw_in)
         lane = self._lanes.get()
         try:
-            if not batched:
-                answers = lane.run(rows[0], raw_in, raw_out)
-            else:
-                each = [lane.run(row, raw_in, raw_out) for row in rows]
-                answers = [np.stack(column) for column in zip(*each)] if each else self._no_answers(raw_out)
+            run = lane.run_batch if batched else lane.run
+            answers = run(columns, raw_in, raw_out)
         finally:
             self._lanes.put(lane)
         if len(answers) == 1:
@@ -72,60 +79,56 @@ class Model:
         return {tensor.name: answer for tensor, answer in zip(self.outputs, answers)}
 
     def _samples(self, tensor: Tensor, given: Any, raw: bool) -> tuple[Any, bool]:
-        """What was given for one input, as a sequence of samples, and whether that was a batch."""
-        if isinstance(given, (list, tuple)) and given and hasattr(given[0], "shape"):
-            return given, True
-        array = given if isinstance(given, np.ndarray) else np.asarray(given)
-        wanted = tensor.shape[1:] if tensor.shape[:1] == (1,) else tensor.shape
-        spec = self.specs[tensor.name]
-        if raw or isinstance(spec, preprocess.Generic):
+        """What was given for one input, a sample or a sequence of samples, and whether it is the latter."""
+        wanted, batch_dimensions = self._takes[tensor.name]
+        if isinstance(given, (list, tuple)) and given and getattr(given[0], "shape", ()) != ():
+            samples = [_as_array(sample, tensor) for sample in given]
+            if raw or batch_dimensions is None:
+                for sample in samples:
+                    if sample.shape != wanted:
+                        raise _misfit(tensor, wanted, sample.shape)
+            return samples, True
+        array = given if isinstance(given, np.ndarray) else _as_array(given, tensor)
+        if raw or batch_dimensions is None:
             if array.shape == wanted:
-                return (array,), False
-            if array.shape[1:] == wanted:
+                return array, False
+            if array.shape[1:] == wanted and array.ndim:
                 return array, True
-            raise InputError(
-                f"input {tensor.name!r} wants shape {wanted} or a batch (n, {str(wanted)[1:]}, got {array.shape}",
-                hint="edgekit inspect shows what the model takes",
-            )
-        if isinstance(spec, preprocess.Image) and array.ndim == 4:
-            return array, True
-        return (array,), False  # the preprocessing itself says what does not fit
+            raise _misfit(tensor, wanted, array.shape)
+        return array, array.ndim == batch_dimensions  # the preprocessing itself says what does not fit
 
-    def _rows(self, inputs: Inputs, raw: bool) -> tuple[list[tuple[Array, ...]], bool]:
+    def _columns(self, inputs: Any, raw: bool) -> tuple[list[Any], bool]:
         names = [tensor.name for tensor in self.inputs]
         if not isinstance(inputs, Mapping) or set(inputs) != set(names):
             raise InputError(f"the model takes the inputs {', '.join(names)}", hint="give them as a mapping by name")
         columns, batched = zip(*(self._samples(tensor, inputs[tensor.name], raw) for tensor in self.inputs))
-        if len({len(column) for column in columns}) != 1 or len(set(batched)) != 1:
+        if len(set(batched)) != 1 or (batched[0] and len({len(column) for column in columns}) != 1):
             raise InputError("the inputs are batches of different lengths", hint="give the same number of samples")
-        return list(zip(*columns)), batched[0]
-
-    def _no_answers(self, raw: bool) -> list[Array]:
-        return [np.zeros((0, *t.shape[1:]), t.dtype if raw or t.scale is None else np.float32) for t in self.outputs]
+        return list(columns), batched[0]
 
 
 class _Lane:
     """One interpreter, used by one thread at a time."""
 
     def __init__(self, interpreter: Any, variant: Variant, specs: Mapping[str, preprocess.Spec]) -> None:
-        self._interpreter = interpreter
-        inputs = {details["name"]: details["index"] for details in interpreter.get_input_details()}
-        outputs = {details["name"]: details["index"] for details in interpreter.get_output_details()}
-        self._inputs: list[tuple[int, Tensor, Callable[[Array], Array]]] = []
-        self._outputs: list[tuple[int, Callable[[Array], Array], bool]] = []
-        try:
-            for tensor in variant.inputs:
-                self._inputs.append((inputs[tensor.tensor], tensor, _encoder(tensor, specs[tensor.name])))
-            for tensor in variant.outputs:
-                self._outputs.append((outputs[tensor.tensor], _decoder(tensor), tensor.shape[:1] == (1,)))
-        except KeyError as error:
-            raise BundleError(f"{variant.file} has no tensor {error}", hint="make the bundle again") from error
+        from edgekit.preprocess import affine
+        from edgekit.runner.tensors import decoder, encoder
 
-    def run(self, row: Sequence[Array], raw_in: bool, raw_out: bool) -> list[Array]:
+        self._interpreter = interpreter
+        inputs = {details["name"]: details for details in interpreter.get_input_details()}
+        outputs = {details["name"]: details for details in interpreter.get_output_details()}
+        self._inputs = [
+            (_index(t, inputs, variant), t, encoder(t, specs[t.name]), affine(specs[t.name]) is not None)
+            for t in variant.inputs
+        ]
+        self._outputs = [(_index(t, outputs, variant), decoder(t), _has_batch(t)) for t in variant.outputs]
+
+    def run(self, samples: Sequence[Array], raw_in: bool, raw_out: bool) -> list[Array]:
         """One inference: a sample for each input in, an answer for each output out."""
         interpreter = self._interpreter
-        for (index, tensor, encode), sample in zip(self._inputs, row):
-            interpreter.set_tensor(index, _as_is(tensor, sample) if raw_in else encode(sample))
+        for (index, tensor, encode, _), sample in zip(self._inputs, samples):
+            content = _as_is(tensor, sample) if raw_in else encode(sample)
+            interpreter.set_tensor(index, _shaped(content, tensor))
         interpreter.invoke()
         answers = []
         for index, decode, has_batch in self._outputs:
@@ -135,6 +138,38 @@ class _Lane:
             answers.append(answer if raw_out else decode(answer))
         return answers
 
+    def run_batch(self, columns: Sequence[Any], raw_in: bool, raw_out: bool) -> list[Array]:
+        """An inference for each sample: a sequence of samples for each input in, an array for each output out."""
+        interpreter = self._interpreter
+        count = len(columns[0])
+        found: list[list[Array]] = [[] for _ in self._outputs]
+        for start in range(0, count, _CHUNK):
+            chunks = [column[start : start + _CHUNK] for column in columns]
+            contents = [self._encode_chunk(i, chunk, raw_in) for i, chunk in enumerate(chunks)]
+            for content in zip(*contents):
+                for (index, tensor, _, _), value in zip(self._inputs, content):
+                    interpreter.set_tensor(index, _shaped(value, tensor))
+                interpreter.invoke()
+                for answers, (index, _, _) in zip(found, self._outputs):
+                    answers.append(interpreter.get_tensor(index))
+        batches = []
+        for answers, (index, decode, has_batch) in zip(found, self._outputs):
+            if not answers:  # of no samples: take shape and dtype from the tensor
+                tensor = interpreter.get_tensor(index)
+                batch = np.zeros((0, *tensor.shape[has_batch:]), tensor.dtype)
+            else:
+                batch = np.concatenate(answers) if has_batch else np.stack(answers)
+            batches.append(batch if raw_out else decode(batch))
+        return batches
+
+    def _encode_chunk(self, number: int, samples: Any, raw_in: bool) -> Any:
+        _, tensor, encode, is_elementwise = self._inputs[number]
+        if raw_in:
+            return [_as_is(tensor, sample) for sample in samples]
+        if is_elementwise and isinstance(samples, np.ndarray):
+            return encode(samples)
+        return [encode(sample) for sample in samples]
+
 
 def load(path: Path | str, *, variant: str | None = None, threads: int | None = None, lanes: int = 1) -> Model:
     """The model in `path`: a release on a board, a bundle, or a bare .tflite (then without any preprocessing).
@@ -143,108 +178,92 @@ def load(path: Path | str, *, variant: str | None = None, threads: int | None = 
     `lanes`: how many inferences may run at the same time, each with an interpreter of its own.
     Raises BundleError for a damaged file (its hash is checked against the manifest), MissingLibrary without a runtime.
     """
+    from pathlib import Path
+
+    if lanes < 1 or (threads is not None and threads < 1):
+        raise InputError("a model needs at least one thread and one lane", hint="leave them out for the default")
     path = Path(path)
     if path.is_file():
-        file, bare = path, open_interpreter(path, threads or _cores())
-        described = describe_variant(bare, path.name, quantization="unknown")
-        return Model(described, [bare, *(open_interpreter(path, threads or _cores()) for _ in range(lanes - 1))], {})
+        interpreters = [open_interpreter(path, threads or _cores()) for _ in range(lanes)]
+        return Model(describe_variant(interpreters[0], path.name, quantization="unknown"), interpreters, {})
+    from edgekit.bundle import read_bundle, verify_file
+    from edgekit.manifest import AGAIN
+
     bundle = read_bundle(path)
-    chosen = bundle.manifest.variant(variant)
-    file = bundle.file(chosen.file)
-    if sha256_file(file) != bundle.manifest.files[chosen.file].sha256:
-        raise BundleError(f"{file} is damaged: its hash is not the manifest's", hint="deploy it again")
-    wanted = next((d.options.get("threads") for d in chosen.delegates if d.name == "cpu"), None)
-    count = threads or min(int(wanted or _cores()), _cores())
     manifest = bundle.manifest
-    specs = {name: preprocess.parse_spec(fields) for name, fields in manifest.preprocess.items()}
-    labels = bundle.file(manifest.labels).read_text("utf-8").splitlines() if manifest.labels else []
-    return Model(chosen, [open_interpreter(file, count) for _ in range(lanes)], specs, labels, manifest)
+    chosen = manifest.variant(variant)
+    file = verify_file(bundle, chosen.file)
+    labels: list[str] = []
+    if manifest.labels is not None:
+        try:
+            labels = verify_file(bundle, manifest.labels).read_text("utf-8").splitlines()
+        except ValueError as error:
+            raise BundleError(f"{manifest.labels} is not UTF-8 text", hint=AGAIN) from error
+    count = threads or min(_bundled_threads(chosen) or _cores(), _cores())
+    return Model(chosen, [open_interpreter(file, count) for _ in range(lanes)], _read_specs(manifest), labels, manifest)
 
 
 def describe_variant(interpreter: Any, file: str, *, quantization: str) -> Variant:
     """A Variant from what the interpreter says of the file: names, shapes, dtypes, scales; nothing about quality."""
-    names = _signature_names(interpreter)
-    inputs = [_tensor(details, names) for details in interpreter.get_input_details()]
-    outputs = [_tensor(details, names) for details in interpreter.get_output_details()]
-    return Variant(quantization, file, quantization, tuple(inputs), tuple(outputs), {}, (), (), 0.0)
+    from edgekit.runner import tensors
+
+    return tensors.describe_variant(interpreter, file, quantization=quantization)
 
 
-def _signature_names(interpreter: Any) -> dict[str, str]:
-    """Tensor name -> the name that the model's author gave it, where the file has exactly one signature."""
-    signatures = interpreter.get_signature_list()
-    if len(signatures) != 1:
-        return {}
-    (key,) = signatures
-    runner = interpreter.get_signature_runner(key)
-    details = {**runner.get_input_details(), **runner.get_output_details()}
-    return {tensor["name"]: name for name, tensor in details.items()}
+def _read_specs(manifest: Manifest) -> dict[str, preprocess.Spec]:
+    """The preprocessing of each input, after its hash was found to be the manifest's: the one that was measured."""
+    from edgekit.preprocess import parse_spec, spec_digest
+
+    specs = {}
+    for name, fields in manifest.preprocess.items():
+        try:
+            specs[name] = parse_spec(fields)
+        except PreprocessError as error:
+            raise BundleError(f"input {name!r}: {error}", hint="make the bundle again") from error
+        if spec_digest(specs[name]) != manifest.preprocess_sha256[name]:
+            raise BundleError(f"the preprocessing of {name!r} is not the measured one", hint="make the bundle again")
+    return specs
 
 
-def _tensor(details: Mapping[str, Any], names: Mapping[str, str]) -> Tensor:
-    scale, zero_point = details["quantization"]
-    quantized = scale != 0.0
-    return Tensor(
-        name=names.get(details["name"], details["name"]),
-        tensor=details["name"],
-        shape=tuple(int(size) for size in details["shape"]),
-        dtype=np.dtype(details["dtype"]).name,
-        scale=float(scale) if quantized else None,
-        zero_point=int(zero_point) if quantized else None,
-    )
+def _bundled_threads(variant: Variant) -> int | None:
+    threads = next((d.options.get("threads") for d in variant.delegates if d.name == "cpu"), None)
+    if threads is not None and (type(threads) is not int or threads < 1):
+        raise BundleError(f"variant {variant.name} wants {threads!r} threads", hint="make the bundle again")
+    return threads
 
 
-def _encoder(tensor: Tensor, spec: preprocess.Spec) -> Callable[[Array], Array]:
-    """A function from one raw sample to the tensor's content, (1, ...) where the tensor has a batch dimension.
-
-    TFLite's affine quantization: q = round(x / scale) + zero point, clamped (https://arxiv.org/abs/1712.05877).
-    """
-    dtype = np.dtype(tensor.dtype)
-    shape = tensor.shape
-
-    if tensor.scale is None or tensor.zero_point is None:
-
-        def encode_plain(raw: Array) -> Array:
-            if dtype.kind != "f":  # tokens and the like: integers go in as they are
-                return np.asarray(raw).astype(dtype, copy=False).reshape(shape)
-            return _shaped(preprocess.apply(spec, np.asarray(raw)), tensor).astype(dtype, copy=False)
-
-        return encode_plain
-
-    inverse = np.float32(1.0 / tensor.scale)
-    zero_point = np.float32(tensor.zero_point)
-    lowest, highest = np.float32(np.iinfo(dtype).min), np.float32(np.iinfo(dtype).max)
-
-    def quantize(values: Array) -> Array:
-        scaled = values * inverse
-        np.rint(scaled, out=scaled)
-        scaled += zero_point
-        np.fmax(scaled, lowest, out=scaled)  # fmax, not maximum: a NaN becomes the lowest value on every CPU
-        np.fmin(scaled, highest, out=scaled)
-        return scaled.astype(dtype)
-
-    # 8-bit raw values under an affine spec can only become 256 different numbers: look them up
-    table = None
-    if preprocess.affine(spec) is not None:
-        table = quantize(preprocess.apply(spec, np.arange(256, dtype=np.uint8)))
-
-    def encode(raw: Array) -> Array:
-        if table is not None and raw.dtype == np.uint8:
-            return table[raw].reshape(shape)
-        return _shaped(quantize(preprocess.apply(spec, raw)), tensor)
-
-    return encode
+def _index(tensor: Tensor, found: Mapping[str, Any], variant: Variant) -> int:
+    """Where the interpreter keeps a tensor of the manifest, which must look as the manifest says."""
+    details = found.get(tensor.tensor)
+    if details is None or (tuple(details["shape"]), np.dtype(details["dtype"]).name) != (tensor.shape, tensor.dtype):
+        raise BundleError(
+            f"{variant.file} has no tensor {tensor.tensor!r} of {tensor.dtype} {tensor.shape}",
+            hint="make the bundle again",
+        )
+    return int(details["index"])
 
 
-def _decoder(tensor: Tensor) -> Callable[[Array], Array]:
-    """A function from the tensor's content to float32: scale * (q - zero point); other tensors stay as they are."""
-    if tensor.scale is None or tensor.zero_point is None:
-        return lambda answer: answer
-    scale, zero_point = np.float32(tensor.scale), tensor.zero_point
-    if tensor.dtype == "int8":
-        # indexed by the byte's unsigned value, so that one look-up does it
-        table = (np.arange(256, dtype=np.uint8).view(np.int8).astype(np.float32) - zero_point) * scale
-        return lambda answer: table[answer.view(np.uint8)]
-    return lambda answer: (answer.astype(np.float32) - zero_point) * scale
+def _has_batch(tensor: Tensor) -> bool:
+    return tensor.shape[:1] == (1,)
+
+
+def _as_array(given: Any, tensor: Tensor) -> Array:
+    try:
+        array = np.asarray(given)
+    except ValueError as error:  # lists of different lengths
+        raise InputError(f"input {tensor.name!r} is not an array of numbers", hint="give a numpy array") from error
+    if array.dtype.kind not in "biuf":
+        raise InputError(f"input {tensor.name!r} holds {array.dtype}, not numbers", hint="give a numpy array")
+    return array
+
+
+def _as_is(tensor: Tensor, sample: Array) -> Array:
+    if sample.dtype != tensor.dtype:
+        raise InputError(
+            f"raw input {tensor.name!r} must be {tensor.dtype}, got {sample.dtype}",
+            hint="leave raw_in out to let the runner quantize",
+        )
+    return sample
 
 
 def _shaped(values: Array, tensor: Tensor) -> Array:
@@ -257,13 +276,12 @@ def _shaped(values: Array, tensor: Tensor) -> Array:
         ) from None
 
 
-def _as_is(tensor: Tensor, sample: Array) -> Array:
-    if sample.dtype != tensor.dtype:
-        raise InputError(
-            f"raw input {tensor.name!r} must be {tensor.dtype}, got {sample.dtype}",
-            hint="leave raw_in out to let the runner quantize",
-        )
-    return sample.reshape(tensor.shape)
+def _misfit(tensor: Tensor, wanted: tuple[int, ...], got: tuple[int, ...]) -> InputError:
+    batch = ", ".join(["n", *map(str, wanted)])
+    return InputError(
+        f"input {tensor.name!r} wants shape {wanted} or a batch ({batch}), got {got}",
+        hint="edgekit inspect shows what the model takes",
+    )
 
 
 def _cores() -> int:
