@@ -129,14 +129,13 @@ def write_bundle(path: Path, manifest: Manifest, contents: Mapping[str, bytes]) 
     alone (InputError); so is what was there when the disk is full or somebody presses Ctrl-C.
     """
     import hashlib
-    import shutil
     import tempfile
 
     files = {name: File(hashlib.sha256(data).hexdigest(), len(data)) for name, data in sorted(contents.items())}
     text = write_manifest(dataclasses.replace(manifest, files=files))
     read_manifest(text)  # what no runner would accept is never written
     check_replaceable(path)
-    place = Path(os.path.abspath(path))  # noqa: PTH100  # "." has no name to rename
+    place = Path(os.path.abspath(path))  # noqa: PTH100  # "x/.." has no name to rename
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
@@ -149,9 +148,11 @@ def write_bundle(path: Path, manifest: Manifest, contents: Mapping[str, bytes]) 
                 place.rename(old)
             new.rename(place)
         finally:
-            if old.exists() and not place.exists():  # stopped between the two renames
-                old.rename(place)
-            shutil.rmtree(aside, ignore_errors=True)
+            try:
+                if old.exists() and not place.exists():  # stopped between the two renames
+                    old.rename(place)
+            finally:
+                _remove(aside)
     except OSError as error:
         reason = error.strerror or str(error)
         raise InputError(
@@ -165,6 +166,8 @@ def check_replaceable(path: Path) -> None:
     import json
 
     hint = "choose another folder for -o"
+    if path.exists() and path.samefile("."):
+        raise InputError(f"{path} is the folder you are in, and would be replaced", hint=hint)
     if path.is_symlink() or (path.exists() and not path.is_dir()):
         raise InputError(f"{path} exists and is not a bundle", hint=hint)
     if not path.is_dir() or not any(path.iterdir()):
@@ -179,3 +182,13 @@ def check_replaceable(path: Path) -> None:
     found = {file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_symlink() or not file.is_dir()}
     if found - listed:
         raise InputError(f"{path} holds what is not the bundle's: {min(found - listed)}", hint=hint)
+
+
+def _remove(folder: Path) -> None:
+    import shutil
+
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+    except KeyboardInterrupt:  # pressed just now: finish first
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
