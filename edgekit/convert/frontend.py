@@ -73,6 +73,7 @@ def run_tensorflow(
         "KERAS_BACKEND": "tensorflow",
     }
     environment["CUDA_VISIBLE_DEVICES"] = "-1"  # converting needs no GPU, and one that is busy would fail it
+    environment["TMPDIR"] = str(folder)  # what a killed TensorFlow leaves behind goes with the folder
     package = str(Path(errors.__file__).parents[1])
     environment["PYTHONPATH"] = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
     log = folder / "log.txt"

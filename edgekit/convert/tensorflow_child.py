@@ -1,8 +1,7 @@
 """The child process that converts: the only file that imports tensorflow. Writes .tflite files and result.json.
 
-Whatever comes in becomes a SavedModel first (a Keras model exports itself), and that one is saved again with every
-size of its inputs fixed, a batch of 1: with a free batch TensorFlow leaves SHAPE, STRIDED_SLICE, PACK and RESHAPE in
-the graph, which cost time and which delegates refuse.
+Whatever comes in is traced again with every size of its inputs fixed, a batch of 1: with a free batch TensorFlow leaves
+SHAPE, STRIDED_SLICE, PACK and RESHAPE in the graph, which cost time and which delegates refuse.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,14 @@ from edgekit.errors import ConversionError, EdgekitError, NotAModel, SamplesErro
 COMPARED = 16  # samples on which the float .tflite is compared with the source model
 SIGNATURE = "serving_default"
 
-Source = Callable[[Mapping[str, np.ndarray]], Mapping[str, Any]]  # inputs by name -> outputs by name
+
+@dataclass(frozen=True)
+class Source:
+    """The model as it came."""
+
+    answer: Callable[[Mapping[str, Any]], Mapping[str, Any]]  # inputs by name -> outputs by name
+    inputs: Mapping[str, Any]  # TensorSpecs by name
+    kept: Any  # what holds its variables
 
 
 def main(kind: str, path: Path, folder: Path) -> None:
@@ -46,23 +53,21 @@ def convert(kind: str, path: Path, folder: Path) -> dict[str, Any]:
     import keras
     import tensorflow as tf
 
-    source, exported = _load(tf, keras, kind, path, folder)
-    loaded = _signatures(tf, exported)
-    signature = loaded.signatures[SIGNATURE]
+    source = _load_keras(tf, keras, path) if kind == "keras" else _load_saved_model(tf, path, folder / "plain")
     with np.load(folder / "samples.npz") as arrays:
-        samples = _fitting({name: arrays[name] for name in arrays.files}, signature.structured_input_signature[1])
-    fixed = _with_fixed_sizes(tf, loaded, samples, folder / "fixed")
-    float_model = None
-    if fixed is not None:
-        try:
-            float_model = _converted(_converter(tf, fixed), "to float")
-        except ConversionError:
-            fixed = None
-    converted_from = fixed or exported
-    float_model = float_model or _converted(_converter(tf, converted_from), "to float")
-    difference = _difference(tf, source or _call(tf, signature), float_model, samples)
+        samples = _fitting({name: arrays[name] for name in arrays.files}, source.inputs)
+    fixed = {name: tf.TensorSpec(samples[name].shape[1:], spec.dtype, name) for name, spec in source.inputs.items()}
+    try:
+        traced = _traced(tf, source, fixed, folder / "fixed")
+        float_model = _converted(_converter(tf, traced), "to float")
+    except ConversionError as error:  # a graph may insist on a free batch
+        print(error, file=sys.stderr)
+        fixed = {}
+        traced = _traced(tf, source, source.inputs, folder / "free")
+        float_model = _converted(_converter(tf, traced), "to float")
+    difference = _difference(tf, source, float_model, samples)
 
-    converter = _converter(tf, converted_from)
+    converter = _converter(tf, traced)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.representative_dataset = lambda: _one_by_one(samples)
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
@@ -72,37 +77,48 @@ def convert(kind: str, path: Path, folder: Path) -> dict[str, Any]:
     (folder / "float.tflite").write_bytes(float_model)
     (folder / "int8.tflite").write_bytes(int8_model)
     versions = {"tensorflow": tf.__version__, "keras": keras.__version__, "numpy": np.__version__}
-    return {"float_difference": difference, "fixed_sizes": fixed is not None, "versions": versions}
+    return {"float_difference": difference, "fixed_sizes": bool(fixed), "versions": versions}
 
 
 # --- loading --------------------------------------------------------------------------------------------------------
 
 
-def _load(tf: Any, keras: Any, kind: str, path: Path, folder: Path) -> tuple[Source | None, Path]:
-    """A Keras model as a function (None: the signature is all there is), and the folder of a SavedModel of it."""
-    exported = folder / "exported"
-    if kind == "saved_model":
-        return None, _without_optimizers(path, exported)
+def _load_keras(tf: Any, keras: Any, path: Path) -> Source:
     try:
         model = keras.models.load_model(path, compile=False)
-        names = [tensor.name for tensor in model.inputs]
+        inputs = {tensor.name: tf.TensorSpec(tensor.shape, tensor.dtype, tensor.name) for tensor in model.inputs}
     except Exception as error:
         raise NotAModel(f"it cannot be loaded: {_first_line(error)}", hint="save it again with this Keras") from error
-    try:
-        model.export(exported, format="tf_saved_model", verbose=False)
-    except Exception as error:
-        raise ConversionError(
-            f"Keras cannot export it: {_first_line(error)}", hint="does model.export('folder') work where you made it?"
-        ) from error
 
-    def source(inputs: Mapping[str, np.ndarray]) -> Mapping[str, Any]:
-        given = [tf.constant(inputs[name]) for name in names]
-        outputs = model(given if len(given) > 1 else given[0])
+    def answer(given: Mapping[str, Any]) -> Mapping[str, Any]:
+        tensors = [tf.convert_to_tensor(given[name]) for name in inputs]
+        outputs = model(tensors if len(tensors) > 1 else tensors[0], training=False)
         if isinstance(outputs, Mapping):
             return outputs
-        return {f"output_{i}": tensor for i, tensor in enumerate(tf.nest.flatten(outputs))}  # as export() names them
+        return {f"output_{i}": tensor for i, tensor in enumerate(tf.nest.flatten(outputs))}  # as Keras exports them
 
-    return source, exported
+    return Source(answer, inputs, [variable.value for variable in model.variables])
+
+
+def _load_saved_model(tf: Any, path: Path, folder: Path) -> Source:
+    try:
+        loaded = tf.saved_model.load(str(_without_optimizers(path, folder)))
+    except EdgekitError:
+        raise
+    except Exception as error:
+        raise NotAModel(f"it cannot be loaded: {_first_line(error)}", hint="was it copied completely?") from error
+    if SIGNATURE not in loaded.signatures:
+        raise NotAModel(
+            f"it has no signature {SIGNATURE}, only {sorted(loaded.signatures)}",
+            hint="save it with model.export('folder')",
+        )
+    signature = loaded.signatures[SIGNATURE]
+
+    def answer(given: Mapping[str, Any]) -> Mapping[str, Any]:
+        outputs: Mapping[str, Any] = signature(**{name: tf.convert_to_tensor(array) for name, array in given.items()})
+        return outputs
+
+    return Source(answer, signature.structured_input_signature[1], loaded)
 
 
 def _without_optimizers(path: Path, folder: Path) -> Path:
@@ -126,24 +142,6 @@ def _without_optimizers(path: Path, folder: Path) -> Path:
         if (path / part).is_dir():
             (folder / part).symlink_to((path / part).absolute(), target_is_directory=True)
     return folder
-
-
-def _signatures(tf: Any, exported: Path) -> Any:
-    """The loaded SavedModel, which has a signature serving_default whose inputs have names."""
-    try:
-        loaded = tf.saved_model.load(str(exported))
-    except Exception as error:
-        raise NotAModel(f"it cannot be loaded: {_first_line(error)}", hint="was it copied completely?") from error
-    if SIGNATURE not in loaded.signatures:
-        raise NotAModel(
-            f"it has no signature {SIGNATURE}, only {sorted(loaded.signatures)}",
-            hint="save it with model.export('folder')",
-        )
-    return loaded
-
-
-def _call(tf: Any, signature: Any) -> Source:
-    return lambda inputs: signature(**{name: tf.constant(array) for name, array in inputs.items()})
 
 
 # --- samples --------------------------------------------------------------------------------------------------------
@@ -200,21 +198,17 @@ def _one_by_one(samples: Mapping[str, np.ndarray]) -> Iterator[dict[str, np.ndar
 # --- converting -----------------------------------------------------------------------------------------------------
 
 
-def _with_fixed_sizes(tf: Any, loaded: Any, samples: Mapping[str, np.ndarray], folder: Path) -> Path | None:
-    """The SavedModel again, every input the size of a sample; None if the graph does not allow it."""
-    signature = loaded.signatures[SIGNATURE]
-    specs = {
-        name: tf.TensorSpec(samples[name].shape[1:], spec.dtype, name=name)
-        for name, spec in signature.structured_input_signature[1].items()
-    }
+def _traced(tf: Any, source: Source, inputs: Mapping[str, Any], folder: Path) -> Path:
+    """A SavedModel of the source for inputs of these sizes. ConversionError if the graph does not allow them."""
     try:
         module = tf.Module()
-        module.inner = loaded  # its variables are to be saved
-        function = tf.function(lambda **inputs: signature(**inputs)).get_concrete_function(**specs)
+        module.kept = source.kept
+        function = tf.function(lambda **given: source.answer(given)).get_concrete_function(**inputs)
         tf.saved_model.save(module, str(folder), signatures={SIGNATURE: function})
-    except Exception as error:  # a graph may insist on sizes of its own; the free batch is what is left
-        print(f"sizes stay free: {_first_line(error)}", file=sys.stderr)
-        return None
+    except Exception as error:
+        raise ConversionError(
+            f"TensorFlow cannot trace it: {_first_line(error)}", hint="does model.export('folder') work with it?"
+        ) from error
     return folder
 
 
@@ -228,7 +222,7 @@ def _converted(converter: Any, what: str) -> bytes:
     except Exception as error:
         raise ConversionError(
             f"TensorFlow cannot convert it {what}: {_first_line(error)}",
-            hint="an operator without a TFLite version, or one that has no int8 form: replace that layer",
+            hint="an operator without a TFLite version or int8 form: replace that layer; LSTM and GRU: unroll=True",
         ) from error
 
 
@@ -237,7 +231,7 @@ def _difference(tf: Any, source: Source, float_model: bytes, samples: Mapping[st
     runner = tf.lite.Interpreter(model_content=float_model).get_signature_runner(SIGNATURE)
     largest = scale = 0.0
     for index, sample in zip(range(COMPARED), _one_by_one(samples), strict=False):
-        wanted = {name: np.asarray(tensor, np.float64) for name, tensor in source(sample).items()}
+        wanted = {name: np.asarray(tensor, np.float64) for name, tensor in source.answer(sample).items()}
         got = runner(**sample)
         if {name: array.shape for name, array in wanted.items()} != {name: got[name].shape for name in got}:
             raise ConversionError("the float .tflite has other outputs than the model", hint="report it with the model")
