@@ -35,9 +35,7 @@ def _find_runtime() -> tuple[Any, str, MissingLibrary | None]:
         broken = None if _is_absent(error, "ai_edge_litert") else ("ai-edge-litert", error)
     if int(np.__version__.split(".")[0]) >= 2:
         # not even imported: numpy would print two pages about it
-        from importlib.util import find_spec
-
-        if find_spec("tflite_runtime") is not None:
+        if _is_there("tflite_runtime"):
             return (
                 None,
                 "",
@@ -57,6 +55,15 @@ def _find_runtime() -> tuple[Any, str, MissingLibrary | None]:
         return None, "", MissingLibrary("no TFLite interpreter is installed for this Python", hint=_HINT)
     reason = (str(broken[1]).strip() or repr(broken[1])).splitlines()[0]
     return None, "", MissingLibrary(f"{broken[0]} is installed but cannot be imported: {reason}", hint=_HINT)
+
+
+def _is_there(package: str) -> bool:
+    from importlib.util import find_spec
+
+    try:
+        return find_spec(package) is not None
+    except ImportError:
+        return False
 
 
 def _is_absent(error: ImportError, package: str) -> bool:
