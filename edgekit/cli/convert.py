@@ -16,7 +16,8 @@ Examples:
   edgekit convert model.keras -o bundle --samples samples.npz
   edgekit convert model.h5 -o bundle --samples samples.npz \\
       --evaluate labelled.npz --target rpi4 --labels labels.txt
-  edgekit convert saved_model/ -o bundle --samples raw.npz --preprocess image.toml
+  edgekit convert saved_model/ -o bundle --samples raw.npz \\
+      --preprocess image.toml
 """
 FILE = click.Path(path_type=Path)
 
@@ -35,7 +36,14 @@ FILE = click.Path(path_type=Path)
 @click.option("--labels", type=FILE, help="Text file, one class name a line.")
 @click.option("--keep-float", is_flag=True, help="Also put the float32 model into the bundle.")
 @click.option("--name", help="The bundle's name; default: the model file's.")
-@click.option("--timeout", "timeout_s", default=1800.0, show_default=True, help="Seconds TensorFlow may take.")
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1800.0,
+    show_default=True,
+    help="Seconds TensorFlow may take.",
+)
 @json_option
 @click.pass_obj
 def convert_command(typed: list[str], /, as_json: bool, **options: object) -> None:

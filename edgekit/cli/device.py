@@ -13,17 +13,17 @@ from edgekit.cli.show import ProgressLine, json_option, show_facts, show_json, s
 
 DEVICE_HELP = """\b
 DEVICE is local:DIR (this machine), an alias of ~/.ssh/config, or
-user@host[:port]. Host keys are strict; keys come from the agent and key files.
+user@host[:port]. Host keys are strict; keys come from the agent and files.
 """
 
 
+DEVICE = click.argument("device", metavar="DEVICE")
+
+
 def device_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """DEVICE and what every command that talks to one takes."""
-    function = click.option(
-        "--python", default="python3", show_default=True, help="The device's Python (3.9 or newer)."
-    )(function)
-    function = json_option(function)
-    return click.argument("device", metavar="DEVICE")(function)
+    """What every command that talks to a device takes, behind its own options."""
+    python = click.option("--python", default="python3", show_default=True, help="Its Python, 3.9 or newer.")
+    return python(json_option(function))
 
 
 @click.command(
@@ -32,10 +32,11 @@ def device_options(function: Callable[..., Any]) -> Callable[..., Any]:
     "  edgekit deploy bundle local:./device --dry-run",
 )
 @click.argument("bundle", type=click.Path(path_type=Path))
-@device_options
+@DEVICE
 @click.option("--with-pillow", is_flag=True, help="Also put Pillow there, to infer from picture files.")
 @click.option("--dry-run", is_flag=True, help="Say what would be sent; change nothing.")
 @click.option("--verify", is_flag=True, help="Hash everything on the device first; send again what is damaged.")
+@device_options
 def deploy_command(
     bundle: Path, device: str, python: str, with_pillow: bool, dry_run: bool, verify: bool, as_json: bool
 ) -> None:
@@ -78,8 +79,9 @@ def deploy_command(
 
 
 @click.command("status", epilog=DEVICE_HELP + "\n\b\nExample:\n  edgekit status pi@raspberrypi.local --verify")
-@device_options
+@DEVICE
 @click.option("--verify", is_flag=True, help="Hash everything on the device; exit 4 if something is damaged.")
+@device_options
 def status_command(device: str, python: str, verify: bool, as_json: bool) -> int:
     """Show what is installed on DEVICE."""
     from edgekit.deploy.address import parse_address
@@ -110,7 +112,8 @@ def status_command(device: str, python: str, verify: bool, as_json: bool) -> int
     return 4 if damaged else 0
 
 
-@click.command("rollback", epilog=DEVICE_HELP)
+@click.command("rollback", epilog=DEVICE_HELP + "\n\b\nExample:\n  edgekit rollback pi@raspberrypi.local")
+@DEVICE
 @device_options
 def rollback_command(device: str, python: str, as_json: bool) -> None:
     """Make DEVICE's previous release current again; what was current becomes the previous one."""
@@ -124,9 +127,10 @@ def rollback_command(device: str, python: str, as_json: bool) -> None:
         click.echo(f"{found['device']}: {found['current']} is current again, {found['previous']} is kept")
 
 
-@click.command("remove", epilog=DEVICE_HELP)
-@device_options
+@click.command("remove", epilog=DEVICE_HELP + "\n\b\nExample:\n  edgekit remove pi@raspberrypi.local --yes")
+@DEVICE
 @click.option("--yes", is_flag=True, help="Do not ask.")
+@device_options
 def remove_command(device: str, python: str, yes: bool, as_json: bool) -> None:
     """Take everything of edgekit's off DEVICE."""
     from edgekit.deploy.address import parse_address

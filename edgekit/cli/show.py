@@ -137,12 +137,13 @@ def showing_progress(quiet: bool) -> Iterator[ProgressLine]:
 
 
 def size_text(count: int) -> str:
-    """A size for a person: 812 B, 25.4 KiB, 3.1 MiB."""
+    """A size for a person: 812 B, 25.4 KiB, 3.1 MiB, 58.2 GiB."""
     if count < 1 << 10:
         return f"{count} B"
-    if count < 1 << 20:
-        return f"{count / 1024:.1f} KiB"
-    return f"{count / (1 << 20):.1f} MiB"
+    for unit, size in (("KiB", 1 << 10), ("MiB", 1 << 20)):
+        if count < size << 10:
+            return f"{count / size:.1f} {unit}"
+    return f"{count / (1 << 30):.1f} GiB"
 
 
 def _columns() -> int:

@@ -22,7 +22,7 @@ class TargetName(click.types.StringParamType):
 TARGET = TargetName()
 
 
-@click.command("targets", epilog="\b\nExample:\n  edgekit targets")
+@click.command("targets", epilog="\b\nExamples:\n  edgekit targets\n  edgekit targets --json")
 @json_option
 def targets_command(as_json: bool) -> None:
     """List the kinds of board edgekit knows; each is one file in targets/."""

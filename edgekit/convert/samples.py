@@ -113,9 +113,7 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
         with loaded:
             return {name: loaded[name] for name in loaded.files}
     except (ValueError, OSError, EOFError, KeyError, zlib.error, zipfile.BadZipFile) as error:
-        if "allow_pickle" in str(error):
-            raise InputError(
-                f"{path} holds Python objects (a pickle), which edgekit does not load",
-                hint="save plain numbers: np.savez(file, x=np.stack(inputs))",
-            ) from error
-        raise InputError(f"{path} is not a .npz or .npy file: {error}", hint="write it with np.savez") from error
+        raise InputError(
+            f"{path} is not a .npz or .npy file of plain numbers: {error}",
+            hint="write it with np.savez(file, x=np.stack(inputs)); Python objects (pickles) are never loaded",
+        ) from error
