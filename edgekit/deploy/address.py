@@ -34,7 +34,7 @@ class Remote:
     def __str__(self) -> str:
         user = f"{self.user}@" if self.user else ""
         port = f":{self.port}" if self.port else ""
-        return f"{user}{self.host}{port}"
+        return f"{user}[{self.host}]{port}" if ":" in self.host else f"{user}{self.host}{port}"
 
 
 Address = Local | Remote
@@ -43,12 +43,12 @@ Address = Local | Remote
 def parse_address(text: str) -> Address:
     """The device that `text` names. Raises InputError for anything that is not a plain address."""
     if text.startswith("local:"):
-        if not text[6:]:
-            raise InputError("local: names no folder", hint="for example local:./device")
+        if not text[6:] or "\0" in text:
+            raise InputError(f"{text!r} names no folder", hint="for example local:./device")
         return Local(Path(text[6:]).absolute())
     user, at, rest = text.rpartition("@")
     host, colon, port = rest.partition(":") if not rest.startswith("[") else _split_bracketed(rest)
-    good_port = not colon or (port.isascii() and port.isdigit() and 0 < int(port) < 65536)
+    good_port = not colon or (colon == ":" and port.isascii() and port.isdigit() and 0 < int(port) < 65536)
     if (at and not _USER.fullmatch(user)) or not _HOST.fullmatch(host) or not good_port:
         raise InputError(
             f"{text!r} is not a device", hint="give local:DIR, an alias of ~/.ssh/config, or user@host[:port]"

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from edgekit.bundle import Bundle, verify_bundle
 from edgekit.deploy.address import Address
 from edgekit.deploy.platforms import choose_runtime
-from edgekit.deploy.release import Release, plan_release, scratch_folder
+from edgekit.deploy.release import Content, Release, plan_release, read_content
 from edgekit.deploy.runtime import Tree, build_runtime
 from edgekit.deploy.session import Hello, Session, open_session, refuse_host_key
 from edgekit.deploy.transport import AskHostKey
-from edgekit.errors import DeviceUnsupported
+from edgekit.errors import DeviceUnsupported, InputError
 
 Progress = Callable[[str, int, int], None]  # stage, bytes done, bytes in all (0: not counted in bytes)
 
@@ -57,50 +56,82 @@ def deploy(
     """
     verify_bundle(bundle)
     progress("connect", 0, 0)
-    with scratch_folder() as scratch, open_session(address, python=python, ask=ask) as session:
+    with open_session(address, python=python, ask=ask) as session:
         hello = session.hello
         _check_fits(bundle, hello, address)
-        runtime = choose_runtime(hello.platform)
-        progress("runtime", 0, 0)
-        tree = build_runtime(hello.platform, runtime, with_pillow=with_pillow)
-        requirements = json.loads(tree.text)["requirements"]
-        release = plan_release(bundle, tree.id, hello.executable, requirements, Path(scratch))
+        damaged = session.request("verify")["damaged"] if verify else ()
 
-        def result(*, changed: bool, sent: Mapping[str, int], previous: str | None, check: Any) -> Deployment:
-            return Deployment(
-                device=str(address),
-                root=hello.root,
-                system=hello.board or hello.system,
-                release=release.id,
-                bundle=bundle.id,
-                runtime=tree.id,
-                requirements=tuple(requirements),
-                previous=previous,
-                changed=changed,
-                dry_run=dry_run,
-                files_sent=len(sent),
-                bytes_sent=sum(sent.values()),
-                check=check,
+        def make_plan(*, anew: bool) -> _Plan:
+            progress("runtime", 0, 0)
+            runtime = choose_runtime(hello.platform)
+            tree = build_runtime(hello.platform, runtime, with_pillow=with_pillow, anew=anew)
+            release = plan_release(bundle, tree.id, hello.executable, list(tree.requirements))
+            return _plan(session, release, tree, damaged, "missing" if dry_run else "plan")
+
+        plan = make_plan(anew=False)
+        if any(sha256 in plan.tree.contents for sha256 in plan.changed_here()):  # a damaged cache
+            plan = make_plan(anew=True)
+        for sha256 in plan.changed_here():
+            raise InputError(
+                f"{plan.contents[sha256]!s} has just changed here", hint="deploy again when it is finished"
             )
-
-        if verify and not dry_run:
-            session.request("repair")
-        elif hello.current == release.id:
-            return result(changed=False, sent={}, previous=hello.previous, check=None)
-        runtimes = () if verify else hello.runtimes
-        needed, places = _needed(release, tree, with_runtime=tree.id not in runtimes)
-        missing = session.request("missing" if dry_run else "plan", files=needed)["missing"]
-        sent = {sha256: needed[sha256] for sha256 in missing}
-        if dry_run:
-            return result(changed=True, sent=sent, previous=hello.current, check=None)
-        _send(session, sent, places, progress)
-        if tree.id not in runtimes:
+        result = Deployment(
+            device=str(address),
+            root=hello.root,
+            system=hello.board or hello.system,
+            release=plan.release.id,
+            bundle=bundle.id,
+            runtime=plan.tree.id,
+            requirements=plan.tree.requirements,
+            previous=hello.current if dry_run else hello.previous,
+            changed=not plan.is_done,
+            dry_run=dry_run,
+            files_sent=len(plan.missing),
+            bytes_sent=sum(plan.missing.values()),
+            check=None,
+        )
+        if dry_run or plan.is_done:
+            return result
+        _send(session, plan, progress)
+        if not plan.has_runtime:
             progress("install", 0, 0)
-            session.request("runtime", id=tree.id, text=tree.text)
+            session.request("runtime", id=plan.tree.id, text=plan.tree.text)
         progress("check", 0, 0)
-        check = session.request("release", id=release.id, text=release.text)["check"]
-        switched = session.request("switch", id=release.id)
-        return result(changed=True, sent=sent, previous=switched["previous"], check=check)
+        check = session.request("release", id=plan.release.id, text=plan.release.text)["check"]
+        switched = session.request("switch", id=plan.release.id)
+        return replace(result, previous=switched["previous"], check=check)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What a deployment has to bring."""
+
+    release: Release
+    tree: Tree
+    is_done: bool  # the release is current already, and whole
+    has_runtime: bool
+    missing: Mapping[str, int]  # sha256 -> bytes, what must be sent
+    contents: Mapping[str, Content]  # sha256 -> what has that hash
+
+    def changed_here(self) -> list[str]:
+        """What must be sent and is not what the lists say: a cache loses files, a bundle is written to meanwhile."""
+        return [sha256 for sha256 in self.missing if not _has_hash(self.contents[sha256], sha256)]
+
+
+def _plan(session: Session, release: Release, tree: Tree, damaged: Sequence[str], operation: str) -> _Plan:
+    hello = session.hello
+
+    def is_whole(folder: str) -> bool:
+        return not any(path.startswith(f"{folder}/") for path in damaged)
+
+    has_runtime = tree.id in hello.runtimes and is_whole(f"runtimes/{tree.id}")
+    is_done = has_runtime and hello.current == release.id and is_whole(f"releases/{release.id}")
+    missing: dict[str, int] = {}
+    if not is_done:
+        needed = {**release.sizes, **({} if has_runtime else tree.sizes)}
+        answer = session.request(operation, files=needed)["missing"]
+        missing = {sha256: size for sha256, size in needed.items() if sha256 in answer}
+    return _Plan(release, tree, is_done, has_runtime, missing, {**tree.contents, **release.contents})
 
 
 def _check_fits(bundle: Bundle, hello: Hello, address: Address) -> None:
@@ -112,21 +143,19 @@ def _check_fits(bundle: Bundle, hello: Hello, address: Address) -> None:
         )
 
 
-def _needed(release: Release, tree: Tree, *, with_runtime: bool) -> tuple[dict[str, int], dict[str, Path]]:
-    """sha256 -> bytes and sha256 -> file here, of all that the release needs on the device."""
-    needed, places = dict(release.sizes), dict(release.paths)
-    if with_runtime:
-        needed |= tree.sizes
-        places |= tree.paths
-    return needed, places
+def _has_hash(content: Content, sha256: str) -> bool:
+    try:
+        return hashlib.sha256(read_content(content)).hexdigest() == sha256
+    except OSError:
+        return False
 
 
-def _send(session: Session, sent: Mapping[str, int], places: Mapping[str, Path], progress: Progress) -> None:
+def _send(session: Session, plan: _Plan, progress: Progress) -> None:
     """All missing blobs, one after the other, without waiting in between: only the last one is answered."""
-    total, done = sum(sent.values()), 0
-    for index, (sha256, size) in enumerate(sent.items(), start=1):
+    total, done = sum(plan.missing.values()), 0
+    for index, (sha256, size) in enumerate(plan.missing.items(), start=1):
         progress("send", done, total)
-        session.put(sha256, places[sha256], answer=index == len(sent))
+        session.put(sha256, read_content(plan.contents[sha256]), answer=index == len(plan.missing))
         done += size
     progress("send", total, total)
 

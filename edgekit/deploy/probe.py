@@ -8,6 +8,7 @@ After a magic line (a login shell may print before it) both sides speak frames: 
 import json
 import os
 import platform
+import stat
 import struct
 import sys
 import sysconfig
@@ -23,12 +24,15 @@ def send(message: "dict[str, object]") -> None:
     sys.stdout.buffer.flush()
 
 
-def receive() -> "dict[str, Any]":
-    head = sys.stdin.buffer.read(4)
-    if len(head) < 4:  # the workstation is gone
+def read(count: int) -> bytes:
+    data = sys.stdin.buffer.read(count)
+    if len(data) < count:  # the workstation is gone, be it in the middle of a word
         raise SystemExit(0)
-    message = json.loads(sys.stdin.buffer.read(struct.unpack(">I", head)[0]).decode())
-    return dict(message)
+    return data
+
+
+def receive() -> "dict[str, Any]":
+    return dict(json.loads(read(struct.unpack(">I", read(4))[0]).decode()))
 
 
 def text_of(path: str) -> str:
@@ -62,19 +66,38 @@ def arch() -> str:
     return machine
 
 
+def unsafe(root: str) -> str:
+    """Why nothing may be put there or believed from there; "" if there is no reason, or nothing there yet."""
+    try:
+        found = os.lstat(root)
+    except OSError:
+        return ""
+    if stat.S_ISLNK(found.st_mode):
+        return "is a symbolic link"
+    if not stat.S_ISDIR(found.st_mode):
+        return "is not a folder"
+    if found.st_uid != os.geteuid():
+        return "belongs to another user (%d)" % found.st_uid
+    if found.st_mode & 0o022:
+        return "can be written by other users"
+    return ""
+
+
 def installed(root: str) -> "dict[str, Any]":
     state = dict.fromkeys(("current", "previous"))  # type: dict[str, Any]
     for name in ("current", "previous"):
         try:
-            state[name] = os.path.basename(os.readlink(os.path.join(root, name)))
+            found = os.path.basename(os.readlink(os.path.join(root, name)))
         except OSError:
-            pass
+            continue
+        if os.path.isdir(os.path.join(root, "releases", found)):
+            state[name] = found
     names = []  # type: list[str]
     try:
         names = os.listdir(os.path.join(root, "runtimes"))
     except OSError:
         pass
-    state["runtimes"] = sorted(name[:-5] for name in names if name.endswith(".json"))
+    state["runtimes"] = sorted(name for name in names if name + ".json" in names)
     return state
 
 
@@ -101,6 +124,7 @@ def hello(root: str) -> "dict[str, object]":
         "system": release.get("PRETTY_NAME", "").strip('"') or platform.platform(),
         "board": text_of("/proc/device-tree/model"),
         "root": root,
+        "unsafe": unsafe(root),
         "free_bytes": free,
     }
     facts.update(installed(root))
@@ -108,19 +132,21 @@ def hello(root: str) -> "dict[str, object]":
 
 
 def default_root() -> str:
-    state = os.environ.get("XDG_STATE_HOME") or os.path.join(os.path.expanduser("~"), ".local", "state")
+    state = os.environ.get("XDG_STATE_HOME") or ""
+    if not os.path.isabs(state):
+        state = os.path.join(os.path.expanduser("~"), ".local", "state")
     return os.path.join(state, "edgekit")
 
 
 def main() -> None:
-    settings = receive()
-    root = settings.get("root") or default_root()
+    root = receive()["root"] or default_root()
     sys.stdout.buffer.write(b"\nEDGEKIT 1\n")
     send(hello(root))
-    size = receive()["agent"]
-    agent = {"__name__": "edgekit_agent"}  # type: dict[str, Any]
-    exec(zlib.decompress(sys.stdin.buffer.read(size)).decode(), agent)
-    agent["serve"](root, receive, send, sys.stdin.buffer)
+    agent = None
+    for name, source in json.loads(zlib.decompress(read(receive()["agent"])).decode()):
+        agent = sys.modules[name] = type(sys)(name)  # so that the next one can import it
+        exec(compile(source, name, "exec"), agent.__dict__)
+    agent.serve(root, receive, send, sys.stdin.buffer)  # type: ignore[union-attr]
 
 
 main()

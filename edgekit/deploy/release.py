@@ -1,17 +1,18 @@
-"""A release: what becomes of a bundle on one device. Pure: the bundle's files, our runner, and a launcher, listed by hash."""
+"""A release: what becomes of a bundle on one device. The bundle's files, our runner, and a launcher, listed by hash."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import shlex
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import edgekit
-from edgekit.bundle import MANIFEST, Bundle, sha256_file
+from edgekit.bundle import MANIFEST, Bundle
+
+Content = bytes | Path  # of a file: itself, or where it lies here
 
 # what of edgekit runs on a board; edgekit/runner and below comes whole
 SHARED = (
@@ -30,24 +31,24 @@ class Release:
     id: str  # first 16 hex digits of the list's SHA-256
     text: str  # the list, as it is sent
     sizes: Mapping[str, int]  # sha256 -> bytes
-    paths: Mapping[str, Path]  # sha256 -> a file with that content
+    contents: Mapping[str, Content]  # sha256 -> what has that hash
 
 
-def plan_release(bundle: Bundle, runtime: str, python: str, requirements: list[str], scratch: Path) -> Release:
-    """The release of `bundle` with the runtime of that id, for that Python. `scratch` takes the generated launcher."""
-    launcher = scratch / "run"
-    launcher.write_text(launcher_script(python), "utf-8")
+def plan_release(bundle: Bundle, runtime: str, python: str, requirements: list[str]) -> Release:
+    """The release of `bundle` with the runtime of that id, for that Python."""
     package = Path(edgekit.__file__).parent
     sources = [package / name for name in SHARED] + sorted((package / "runner").rglob("*.py"))
-    places = {f"edgekit/{path.relative_to(package).as_posix()}": path for path in sources}
-    places |= {name: bundle.file(name) for name in bundle.manifest.files}
-    places |= {MANIFEST: bundle.file(MANIFEST), "run": launcher}
+    named: dict[str, Content] = {f"edgekit/{path.relative_to(package).as_posix()}": path for path in sources}
+    named |= {name: bundle.file(name) for name in bundle.manifest.files}
+    named |= {MANIFEST: bundle.file(MANIFEST), "run": launcher_script(python).encode()}
     files: dict[str, dict[str, object]] = {}
-    sizes, paths = {}, {}
-    for name, path in sorted(places.items()):
-        sha256, size = sha256_file(path), path.stat().st_size
-        files[name] = {"sha256": sha256, "size": size}
-        sizes[sha256], paths[sha256] = size, path
+    sizes: dict[str, int] = {}
+    contents: dict[str, Content] = {}
+    for name, content in sorted(named.items()):
+        data = read_content(content)
+        sha256 = hashlib.sha256(data).hexdigest()
+        files[name] = {"sha256": sha256, "size": len(data)}
+        sizes[sha256], contents[sha256] = len(data), content
     files["run"]["run"] = True
     fields = {
         "edgekit_release": 1,
@@ -59,25 +60,29 @@ def plan_release(bundle: Bundle, runtime: str, python: str, requirements: list[s
         "files": files,
     }
     text = json.dumps(fields, sort_keys=True)
-    return Release(hashlib.sha256(text.encode()).hexdigest()[:16], text, sizes, paths)
+    return Release(hashlib.sha256(text.encode()).hexdigest()[:16], text, sizes, contents)
+
+
+def read_content(content: Content) -> bytes:
+    """The bytes themselves."""
+    return content if isinstance(content, bytes) else content.read_bytes()
 
 
 def launcher_script(python: str) -> str:
-    """`run VERB ARGUMENTS` beside the release: python3 -m edgekit.runner VERB <this release> ARGUMENTS."""
+    """`run VERB ARGUMENTS` beside the release: the runner's VERB on this release. Nothing is imported from where one is."""
+    main = (
+        "import sys; sys.path = [p for p in sys.path if p]; from edgekit.runner.__main__ import main; sys.exit(main())"
+    )
+    start = f"exec {shlex.quote(python)} -s -c {shlex.quote(main)}"
     return f"""#!/bin/sh
 # runs this release: run infer INPUT..., run check, run bench
 here=$(dirname "$(readlink -f "$0")")
 PYTHONPATH="$here:$here/site"
 export PYTHONPATH
 case "${{1:-}}" in
-    "" | -*) exec {shlex.quote(python)} -s -m edgekit.runner "$@" ;;
+    "" | -*) {start} "$@" ;;
 esac
 verb=$1
 shift
-exec {shlex.quote(python)} -s -m edgekit.runner "$verb" "$here" "$@"
+{start} "$verb" "$here" "$@"
 """
-
-
-def scratch_folder() -> tempfile.TemporaryDirectory[str]:
-    """A folder for what is generated on the way; it goes when it is closed."""
-    return tempfile.TemporaryDirectory(prefix="edgekit-")

@@ -10,7 +10,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +25,9 @@ class Tree:
 
     id: str  # first 16 hex digits of the list's SHA-256
     text: str  # the list, as it is sent
+    requirements: tuple[str, ...]
     sizes: Mapping[str, int]  # sha256 -> bytes
-    paths: Mapping[str, Path]  # sha256 -> a file with that content
+    contents: Mapping[str, Path]  # sha256 -> a file with that content
 
 
 def cache_folder() -> Path:
@@ -35,39 +35,64 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "edgekit" / "runtimes"
 
 
-def build_runtime(platform: Platform, runtime: Runtime, *, with_pillow: bool) -> Tree:
-    """The tree for that platform; from the cache if it was built before (one build at a time for each).
+def tree_folder(platform: Platform, runtime: Runtime, requirements: tuple[str, ...]) -> Path:
+    """Where in the cache the tree for that platform lies, or will."""
+    key = json.dumps([requirements, platform.python, runtime.pip_tags, runtime.prune])
+    return cache_folder() / hashlib.sha256(key.encode()).hexdigest()[:16]
 
-    Raises DeviceUnsupported if the registry has not the wheels, MissingLibrary without pip.
+
+def build_runtime(platform: Platform, runtime: Runtime, *, with_pillow: bool = False, anew: bool = False) -> Tree:
+    """The tree for that platform; from the cache if it was built before, unless `anew` (one build at a time for each).
+
+    Its files are not read here: who sends them compares them with their hashes. Raises DeviceUnsupported if the
+    registry has not the wheels, MissingLibrary without pip, EdgekitError if the cache cannot be written.
     """
-    requirements = [*runtime.requirements, *(runtime.images if with_pillow else ())]
     if with_pillow and not runtime.images:
         raise DeviceUnsupported(
             f"there is no Pillow wheel for Python {_dotted(platform.python)} on {platform.arch}",
             hint="leave --with-pillow out and: sudo apt install python3-pil on the device",
         )
-    key = json.dumps([requirements, platform.python, runtime.pip_tags, runtime.prune])
-    folder = cache_folder() / hashlib.sha256(key.encode()).hexdigest()[:16]
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(folder.with_suffix(".lock")):
-        listing = folder / "runtime.json"
-        if not listing.is_file():
-            _build(folder, platform, runtime, requirements)
-        text = listing.read_text("utf-8")
-    files = json.loads(text)["files"]
-    return Tree(
-        id=hashlib.sha256(text.encode()).hexdigest()[:16],
-        text=text,
-        sizes={file["sha256"]: file["size"] for file in files.values()},
-        paths={file["sha256"]: folder / "site" / path for path, file in files.items()},
-    )
+    requirements = (*runtime.requirements, *(runtime.images if with_pillow else ()))
+    folder = tree_folder(platform, runtime, requirements)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(folder.with_suffix(".lock")):
+            tree = None if anew else read_tree(folder)
+            if tree is None:
+                _build(folder, platform, runtime, requirements)
+                tree = read_tree(folder)
+    except OSError as error:
+        raise EdgekitError(
+            f"cannot keep runtimes in {folder.parent}: {error.strerror or error}",
+            hint="make room or give another folder: XDG_CACHE_HOME=/some/folder edgekit deploy ...",
+        ) from error
+    assert tree is not None
+    return tree
 
 
-def _build(folder: Path, platform: Platform, runtime: Runtime, requirements: list[str]) -> None:
+def read_tree(folder: Path) -> Tree | None:
+    """The tree that was built into `folder`; None if there is none, or only half of one."""
+    try:
+        text = (folder / "runtime.json").read_text("utf-8")
+        fields = json.loads(text)
+        return Tree(
+            id=hashlib.sha256(text.encode()).hexdigest()[:16],
+            text=text,
+            requirements=tuple(fields["requirements"]),
+            sizes={file["sha256"]: int(file["size"]) for file in fields["files"].values()},
+            contents={file["sha256"]: folder / "site" / path for path, file in fields["files"].items()},
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _build(folder: Path, platform: Platform, runtime: Runtime, requirements: tuple[str, ...]) -> None:
     """Unpacks the wheels aside, leaves out what a runner never opens, writes the list last and renames."""
-    aside = Path(tempfile.mkdtemp(prefix=".building-", dir=folder.parent))
+    aside = folder.with_suffix(".building")
+    shutil.rmtree(aside, ignore_errors=True)  # of a build that was killed; we hold the lock
     try:
         site = aside / "site"
+        site.mkdir(parents=True)
         _pip_install(site, platform, runtime, requirements)
         files = {}
         for path in sorted(site.rglob("*")):
@@ -86,14 +111,15 @@ def _build(folder: Path, platform: Platform, runtime: Runtime, requirements: lis
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _pip_install(site: Path, platform: Platform, runtime: Runtime, requirements: list[str]) -> None:
+def _pip_install(site: Path, platform: Platform, runtime: Runtime, requirements: tuple[str, ...]) -> None:
     version = "".join(str(part) for part in platform.python)
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile", "--target", str(site)]
     command += ["--only-binary=:all:", "--implementation", "cp", "--python-version", version]
     command += ["--abi", f"cp{version}", "--abi", "abi3", "--abi", "none"]
     command += [f"--platform={tag}" for tag in runtime.pip_tags]
-    environment = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1"}
-    done = subprocess.run([*command, *requirements], capture_output=True, text=True, env=environment)
+    # a person's own pip settings name the registry; those about where to install are not meant for this
+    own = {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1", "PIP_USER": "0", "PIP_REQUIRE_VIRTUALENV": "0"}
+    done = subprocess.run([*command, *requirements], capture_output=True, text=True, env={**os.environ, **own})
     if done.returncode == 0:
         return
     reason = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or [done.stderr.strip()[-300:]]
@@ -104,7 +130,7 @@ def _pip_install(site: Path, platform: Platform, runtime: Runtime, requirements:
             f"no wheel of {', '.join(requirements)} for Python {_dotted(platform.python)} on {platform.arch}: {reason[-1]}",
             hint="can this workstation reach its package registry? pip download shows what it finds",
         )
-    raise EdgekitError(f"pip failed: {reason[-1]}", hint="check the network and the free space under ~/.cache")
+    raise EdgekitError(f"pip failed: {reason[-1]}", hint=f"check the network and the free space under {cache_folder()}")
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import struct
 import zlib
@@ -16,12 +17,17 @@ from edgekit import errors
 from edgekit.deploy.address import Address, Local, check_python
 from edgekit.deploy.platforms import Platform
 from edgekit.deploy.transport import AskHostKey, Channel, open_channel
-from edgekit.errors import DeviceError, DeviceUnreachable, DeviceUnsupported, EdgekitError
+from edgekit.errors import DeviceError, DeviceRefused, DeviceUnreachable, DeviceUnsupported, EdgekitError
 
 MAGIC = b"\nEDGEKIT 1\n"
 OLDEST_PYTHON = (3, 9)
+AGENT = ("disk", "store", "agent")  # in the order in which they import one another
+HELLO_S = 60.0  # for a board to start Python
+ANSWER_S = 300.0  # for it to answer: it may have to write all it got to a slow card
+CHECK_S = 900.0  # for the golden check: the agent itself gives up after 600
 _LONGEST_FRAME = 64 << 20  # bytes; a listing of a large runtime is under 1 MB
 _SENT_BY_SHELL = 1 << 20  # bytes a login shell may print before the probe speaks
+_CHANGES = ("switch", "rollback", "remove")  # after these, a lost answer leaves open what happened
 
 
 def refuse_host_key(host: str, key_type: str, fingerprint: str) -> bool:
@@ -41,6 +47,7 @@ class Hello:
     system: str  # for a person: the name of its Linux
     board: str  # for a person: the device tree's model, "" on a PC
     root: str
+    unsafe: str  # why the root must not be used; "" if it may
     free_bytes: int | None
     current: str | None  # release id
     previous: str | None
@@ -60,19 +67,20 @@ class Session:
         self._address = address
         self._python = python
         self._has_agent = False
-        self._write(b"%d\n" % len(_packed("probe.py")) + _packed("probe.py"))
+        self._operation = "hello"
+        self._received = bytearray()
+        self._write(b"%d\n" % len(_packed_probe()) + _packed_probe())
         self._send({"root": str(address.root) if isinstance(address, Local) else None})
         self._skip_to_magic()
-        self.hello = _read_hello(self._receive())
+        self.hello = self._read_hello(self._receive())
 
     def request(self, operation: str, **arguments: Any) -> Mapping[str, Any]:
         """The agent's answer; its refusal is raised as the EdgekitError that it names."""
         self._send_request(operation, **arguments)
         return self._answer()
 
-    def put(self, sha256: str, path: Path, *, answer: bool) -> None:
-        """Sends one file as a blob, packed if that makes it smaller. Only with `answer` waits until it is stored."""
-        data = path.read_bytes()
+    def put(self, sha256: str, data: bytes, *, answer: bool) -> None:
+        """Sends one blob, packed if that makes it smaller. Only with `answer` waits until it is stored."""
         packed = zlib.compress(data, 3) if len(data) > 512 else data
         is_smaller = len(packed) < len(data)
         body = packed if is_smaller else data
@@ -85,11 +93,18 @@ class Session:
         if answer:
             self._answer()
 
+    def end(self) -> None:
+        """Lets the agent end and waits for it, so that its lock is free when we return."""
+        if self._has_agent:
+            with contextlib.suppress(OSError):
+                self._channel.end()
+                self._channel.ending()
+
     def _send_request(self, operation: str, **arguments: Any) -> None:
+        self._operation = operation
         if not self._has_agent:
-            agent = _packed("agent.py")
-            self._send({"agent": len(agent)})
-            self._write(agent)
+            self._send({"agent": len(_packed_agent())})
+            self._write(_packed_agent())
             self._has_agent = True
         self._send({"op": operation, **arguments})
 
@@ -99,7 +114,7 @@ class Session:
             kind = getattr(errors, str(answer["error"]), DeviceError)
             if not (isinstance(kind, type) and issubclass(kind, EdgekitError)):
                 kind = DeviceError
-            raise kind(f"{self._address}: {answer['message']}", hint=str(answer.get("hint", "")))
+            raise kind(f"{self._address}: {plain(answer.get('message'))}", hint=plain(answer.get("hint")))
         return answer
 
     def _send(self, message: Mapping[str, Any]) -> None:
@@ -108,68 +123,130 @@ class Session:
 
     def _write(self, data: bytes) -> None:
         try:
-            self._channel.stdin.write(data)
-            self._channel.stdin.flush()
+            self._channel.send(data, self._patience_s())
+        except TimeoutError as error:
+            raise self._hung() from error
         except OSError as error:
             if not self._has_agent:
-                raise self._no_start() from error
+                raise self._no_start(self._read_block()) from error
             raise DeviceUnreachable(
                 f"{self._address}: the connection broke while sending",
-                hint="nothing was switched; deploy again, files that arrived are kept",
+                hint="nothing was switched; deploy again: what arrived is not sent again",
             ) from error
 
+    def _read_block(self) -> bytes:
+        """What the device sends next; b"" when that was all."""
+        try:
+            return self._channel.receive(self._patience_s())
+        except TimeoutError as error:
+            raise self._hung() from error
+        except OSError:
+            return b""
+
     def _read(self, count: int) -> bytes:
-        data = b""
-        while len(data) < count:
-            try:
-                block = self._channel.stdout.read(count - len(data))
-            except OSError:
-                block = b""
+        while len(self._received) < count:
+            block = self._read_block()
             if not block:
                 raise self._lost()
-            data += block
-        return data
+            self._received += block
+        taken = bytes(self._received[:count])
+        del self._received[:count]
+        return taken
 
     def _receive(self) -> dict[str, Any]:
         (size,) = struct.unpack(">I", self._read(4))
         if size > _LONGEST_FRAME:
-            raise DeviceError(f"{self._address}: not an answer of ours", hint="does its shell print to the session?")
+            raise self._not_ours()
         try:
-            message = json.loads(self._read(size))
-        except ValueError as error:
-            raise DeviceError(f"{self._address}: not an answer of ours", hint="deploy again") from error
-        return dict(message)
+            return dict(json.loads(self._read(size)))
+        except (ValueError, TypeError) as error:
+            raise self._not_ours() from error
 
     def _skip_to_magic(self) -> None:
         """A login shell may print a greeting before the probe speaks."""
-        seen = b""
-        while not seen.endswith(MAGIC):
-            try:
-                byte = self._channel.stdout.read(1)
-            except OSError:
-                byte = b""
-            if not byte or len(seen) > _SENT_BY_SHELL:
-                raise self._no_start()
-            seen += byte
+        start = -1
+        while start < 0:
+            block = self._read_block()
+            if not block or len(self._received) > _SENT_BY_SHELL:
+                raise self._no_start(bytes(self._received))
+            searched = max(0, len(self._received) - len(MAGIC))
+            self._received += block
+            start = self._received.find(MAGIC, searched)
+        del self._received[: start + len(MAGIC)]
 
-    def _no_start(self) -> EdgekitError:
+    def _read_hello(self, fields: Mapping[str, Any]) -> Hello:
+        try:
+            hello = Hello(
+                python=tuple(int(part) for part in fields["python"]),
+                executable=str(fields["executable"]),
+                arch=plain(fields["arch"]),
+                libc=plain(fields["libc"]),
+                numpy=None if fields["numpy"] is None else plain(fields["numpy"]),
+                system=plain(fields["system"]),
+                board=plain(fields["board"]),
+                root=plain(fields["root"]),
+                unsafe=plain(fields["unsafe"]),
+                free_bytes=None if fields["free_bytes"] is None else int(fields["free_bytes"]),
+                current=None if fields["current"] is None else plain(fields["current"]),
+                previous=None if fields["previous"] is None else plain(fields["previous"]),
+                runtimes=tuple(plain(name) for name in fields["runtimes"]),
+            )
+            assert len(hello.python) >= 2
+        except (KeyError, TypeError, ValueError, AssertionError) as error:
+            raise self._not_ours() from error
+        return hello
+
+    def _patience_s(self) -> float:
+        return {"hello": HELLO_S, "release": CHECK_S}.get(self._operation, ANSWER_S)
+
+    # -- what went wrong
+
+    def _no_start(self, printed: bytes) -> EdgekitError:
         code, text = self._channel.ending()
-        last = (text.strip().splitlines() or [f"exit code {code}"])[-1]
-        if code in (126, 127) or "not found" in last or "No such file" in last:
+        lines = plain_lines(text) or plain_lines(printed.decode(errors="replace")) or [f"exit code {code}"]
+        if code in (126, 127):  # as shells say it: cannot be run, cannot be found
             return DeviceUnsupported(
-                f"{self._address} has no {self._python}: {last}",
+                f"{self._address} has no {self._python}: {lines[0]}",
                 hint="on the device: sudo apt install python3 (or name another one with --python)",
             )
-        return DeviceUnreachable(f"{self._address}: {self._python} did not start: {last}", hint="try it there by hand")
+        if code in (None, 0, 255):
+            return DeviceUnreachable(
+                f"{self._address}: {self._python} did not start: {lines[-1]}",
+                hint=f"what does this print: ssh {self._address} {self._python} --version",
+            )
+        return DeviceUnsupported(
+            f"{self._address}: {self._python} did not start (exit code {code}): {lines[-1]}",
+            hint="Python 3.9 or newer is needed there; name one with --python",
+        )
 
     def _lost(self) -> EdgekitError:
         code, text = self._channel.ending()
-        if code not in (None, 0, 255) and text.strip():
+        lines = plain_lines(text)
+        if code is not None and code < 0:
             return DeviceError(
-                f"{self._address}: the agent failed: {text.strip().splitlines()[-1]}",
+                f"{self._address}: the agent was killed there", hint=f"out of memory? {self._aftermath()}"
+            )
+        if code not in (None, 0, 255) and lines:
+            return DeviceError(
+                f"{self._address}: the agent failed: {lines[-1]}",
                 hint="this is a fault in edgekit: report it, with the board's system and Python",
             )
-        return DeviceUnreachable(f"{self._address}: the connection broke", hint="nothing was switched; try again")
+        return DeviceUnreachable(f"{self._address}: the connection broke", hint=self._aftermath())
+
+    def _hung(self) -> EdgekitError:
+        return DeviceUnreachable(
+            f"{self._address}: nothing was heard from it for {self._patience_s():.0f} s", hint=self._aftermath()
+        )
+
+    def _not_ours(self) -> EdgekitError:
+        return DeviceError(
+            f"{self._address}: what it answers is not ours", hint="does its login shell print to the session later on?"
+        )
+
+    def _aftermath(self) -> str:
+        if self._operation in _CHANGES:
+            return f"edgekit status {self._address} shows whether it was done"
+        return "nothing was switched; try again: what arrived is not sent again"
 
 
 @contextmanager
@@ -177,33 +254,42 @@ def open_session(address: Address, *, python: str = "python3", ask: AskHostKey =
     """A session with the device. Raises DeviceError if there is none to be had, DeviceUnsupported for an old Python."""
     with open_channel(address, python=check_python(python), ask=ask) as channel:
         session = Session(channel, address, python)
-        if session.hello.python < OLDEST_PYTHON:
-            found = ".".join(str(part) for part in session.hello.python)
+        hello = session.hello
+        if hello.python < OLDEST_PYTHON:
+            found = ".".join(str(part) for part in hello.python)
             raise DeviceUnsupported(
-                f"{address}: {session.hello.executable} is Python {found}, the runner needs 3.9 or newer",
+                f"{address}: {plain(hello.executable)} is Python {found}, the runner needs 3.9 or newer",
                 hint="install a newer python3 beside it and name it with --python (3.9-3.14 have interpreter wheels)",
             )
+        if hello.unsafe:
+            raise DeviceRefused(
+                f"{address}: {hello.root} {hello.unsafe}",
+                hint="on the device: make it a folder of the login user that nobody else can write (chmod go-w)",
+            )
         yield session
+        session.end()
+
+
+def plain(text: object) -> str:
+    """What a device says, as one line that a terminal can show: no control characters, no surrogates."""
+    return "".join(char if char.isprintable() else "?" for char in str(text or ""))
+
+
+def plain_lines(text: str) -> list[str]:
+    """The lines of what a device says that are not empty."""
+    return [plain(line.strip()) for line in text.splitlines() if line.strip()]
+
+
+def _source(name: str) -> str:
+    return (Path(__file__).parent / f"{name}.py").read_text("utf-8")
 
 
 @cache
-def _packed(name: str) -> bytes:
-    """A source file of ours, as it is sent: without comments' weight it would hardly be smaller."""
-    return zlib.compress((Path(__file__).parent / name).read_bytes(), 9)
+def _packed_probe() -> bytes:
+    """As it is sent: without comments it would hardly be smaller."""
+    return zlib.compress(_source("probe").encode(), 9)
 
 
-def _read_hello(fields: Mapping[str, Any]) -> Hello:
-    return Hello(
-        python=tuple(int(part) for part in fields["python"]),
-        executable=str(fields["executable"]),
-        arch=str(fields["arch"]),
-        libc=str(fields["libc"]),
-        numpy=fields["numpy"],
-        system=str(fields["system"]),
-        board=str(fields["board"]),
-        root=str(fields["root"]),
-        free_bytes=fields["free_bytes"],
-        current=fields["current"],
-        previous=fields["previous"],
-        runtimes=tuple(fields["runtimes"]),
-    )
+@cache
+def _packed_agent() -> bytes:
+    return zlib.compress(json.dumps([(f"edgekit.deploy.{name}", _source(name)) for name in AGENT]).encode(), 9)

@@ -4,29 +4,40 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import BinaryIO, Protocol
+from typing import IO, Protocol
 
 from edgekit.deploy.address import Address, Local
 from edgekit.errors import DeviceUnreachable
 
 # The whole program arrives on stdin: nothing is quoted, no file has to be there. -I: nobody's environment gets in.
 BOOTSTRAP = "import sys,zlib;i=sys.stdin.buffer;exec(zlib.decompress(i.read(int(i.readline()))))"
+ENDING_S = 5.0  # for a command to end once its output has
+_BLOCK = 1 << 16
+_MOST_STDERR = 1 << 16  # bytes; only the last line is shown
 
 AskHostKey = Callable[[str, str, str], bool]  # host, key type, fingerprint -> does the person vouch for it?
 
 
 class Channel(Protocol):
-    """A running command on the device."""
+    """A running command on the device. Both directions raise OSError when it broke, TimeoutError when it hangs."""
 
-    stdin: BinaryIO
-    stdout: BinaryIO
+    def send(self, data: bytes, timeout_s: float) -> None:
+        """Returns when all is on its way; `timeout_s` is for each step forward."""
+
+    def receive(self, timeout_s: float) -> bytes:
+        """What has arrived, at least a byte; b"" after the last one."""
+
+    def end(self) -> None:
+        """Tells the command that nothing more will come."""
 
     def ending(self) -> tuple[int | None, str]:
-        """After stdout has ended: the command's exit code (None if unknown) and what it wrote to stderr."""
+        """Its exit code (negative: killed by a signal; None: still running, or nobody can tell) and its stderr."""
 
 
 @contextmanager
@@ -43,41 +54,69 @@ def open_channel(address: Address, *, python: str, ask: AskHostKey) -> Iterator[
 
 
 class _Process:
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], errors: IO[bytes]) -> None:
         assert process.stdin is not None
         assert process.stdout is not None
-        assert process.stderr is not None
-        self.process = process
-        self.stdin: BinaryIO = process.stdin  # type: ignore[assignment]  # typeshed says IO[bytes]
-        self.stdout: BinaryIO = process.stdout  # type: ignore[assignment]
-        self._stderr = process.stderr
+        self._process = process
+        self._stdin = process.stdin
+        self._out = process.stdout.fileno()
+        self._errors = errors
+        os.set_blocking(self._stdin.fileno(), False)  # our end of the pipe only: a hung agent must not hang us
+
+    def send(self, data: bytes, timeout_s: float) -> None:
+        left = memoryview(data)
+        while left:
+            _wait(self._stdin.fileno(), select.POLLOUT, timeout_s)
+            with contextlib.suppress(BlockingIOError):
+                left = left[os.write(self._stdin.fileno(), left[:_BLOCK]) :]
+
+    def receive(self, timeout_s: float) -> bytes:
+        _wait(self._out, select.POLLIN, timeout_s)
+        return os.read(self._out, _BLOCK)
+
+    def end(self) -> None:
+        self._stdin.close()
 
     def ending(self) -> tuple[int | None, str]:
-        text = self._stderr.read().decode(errors="replace")
-        return self.process.wait(timeout=30), text
+        try:
+            code: int | None = self._process.wait(timeout=ENDING_S)
+        except subprocess.TimeoutExpired:
+            code = None
+        size = self._errors.seek(0, os.SEEK_END)
+        self._errors.seek(max(0, size - _MOST_STDERR))
+        return code, self._errors.read().decode(errors="replace")
+
+
+def _wait(descriptor: int, event: int, timeout_s: float) -> None:
+    poll = select.poll()
+    poll.register(descriptor, event)
+    if not poll.poll(timeout_s * 1000):
+        raise TimeoutError
 
 
 @contextmanager
 def _local_channel(python: str) -> Iterator[_Process]:
     # python3 means the interpreter behind this one: a virtual environment's packages are not on the "device"
     program = os.path.realpath(sys.executable) if python == "python3" else python
-    try:
-        process = subprocess.Popen(
-            [program, "-I", "-c", BOOTSTRAP],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C is for us; the agent ends when its stdin does
-        )
-    except OSError as error:
-        raise DeviceUnreachable(f"{program} does not start: {error.strerror}", hint="give another --python") from error
-    with process:
+    with tempfile.TemporaryFile() as errors:  # not a pipe, which could fill up while nobody reads it
         try:
-            yield _Process(process)
-        finally:
-            with contextlib.suppress(OSError):  # the agent may be gone already
-                process.stdin.close()  # type: ignore[union-attr]
+            process = subprocess.Popen(
+                [program, "-I", "-c", BOOTSTRAP],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                bufsize=0,
+                start_new_session=True,  # Ctrl-C is for us; the agent ends when its stdin does
+            )
+        except OSError as error:
+            hint = "name another one with --python"
+            raise DeviceUnreachable(f"{program} does not start: {error.strerror}", hint=hint) from error
+        with process:
             try:
-                process.wait(timeout=10)
-            except subprocess.TimeoutExpired:
-                process.kill()
+                yield _Process(process, errors)
+            finally:
+                process.stdin.close()  # type: ignore[union-attr]
+                try:
+                    process.wait(timeout=ENDING_S)
+                except subprocess.TimeoutExpired:
+                    process.kill()

@@ -1,0 +1,115 @@
+"""Host keys on file: OpenSSH's known_hosts, and one of our own for keys that a person vouched for when edgekit asked."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import fnmatch
+import hashlib
+import hmac
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgekit.errors import InputError
+
+
+@dataclass(frozen=True)
+class HostKey:
+    """A public key as known_hosts holds it."""
+
+    type: str
+    blob: bytes
+
+    @property
+    def fingerprint(self) -> str:
+        """As `ssh` shows it: SHA256:..."""
+        return "SHA256:" + base64.b64encode(hashlib.sha256(self.blob).digest()).decode().rstrip("=")
+
+
+@dataclass(frozen=True)
+class KnownKeys:
+    """What is on file for a host."""
+
+    trusted: tuple[HostKey, ...]
+    revoked: tuple[HostKey, ...]  # for whichever host: nobody should meet these again
+
+
+def own_known_hosts() -> Path:
+    """Where `remember_host_key` writes."""
+    config = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
+    return Path(config).expanduser() / "edgekit" / "known_hosts"
+
+
+def read_known_hosts(paths: Iterable[Path], name: str) -> KnownKeys:
+    """The keys on file for `name` (`host`, or `[host]:port`). A file that is not there vouches for nothing."""
+    lines: list[str] = []
+    for path in paths:
+        with contextlib.suppress(OSError):
+            lines += path.read_text("utf-8", "replace").splitlines()
+    return parse_known_hosts(lines, name)
+
+
+def parse_known_hosts(lines: Iterable[str], name: str) -> KnownKeys:
+    """The keys for `name` in the lines of sshd(8)'s SSH_KNOWN_HOSTS format; what cannot be read vouches for nothing."""
+    trusted: list[HostKey] = []
+    revoked: list[HostKey] = []
+    for line in lines:
+        fields = line.split()
+        marker = fields.pop(0) if fields and fields[0].startswith("@") else ""
+        if len(fields) < 3 or fields[0].startswith("#"):
+            continue
+        try:
+            key = HostKey(fields[1], base64.b64decode(fields[2], validate=True))
+        except ValueError:
+            continue
+        if marker == "@revoked":
+            revoked.append(key)
+        elif not marker and _is_named(fields[0], name):  # a @cert-authority signs keys, it is not one
+            trusted.append(key)
+    return KnownKeys(tuple(trusted), tuple(revoked))
+
+
+def remember_host_key(name: str, key: HostKey) -> None:
+    """Appends the key to our own file. Raises InputError if that cannot be written."""
+    path = own_known_hosts()
+    line = f"{name} {key.type} {base64.b64encode(key.blob).decode()}\n"
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        with os.fdopen(handle, "r+b") as stream:
+            size = stream.seek(0, os.SEEK_END)
+            stream.seek(max(0, size - 1))
+            missing_newline = size > 0 and stream.read(1) != b"\n"  # an edit by hand, or a full disk back then
+            stream.write((("\n" if missing_newline else "") + line).encode())
+    except OSError as error:
+        raise InputError(
+            f"cannot remember the host key in {path}: {error.strerror}", hint="make that file writable"
+        ) from error
+
+
+def _is_named(patterns: str, name: str) -> bool:
+    """Whether the first field of a line means `name`: plain, hashed, or with * and ? and ! as ssh has them."""
+    found = False
+    for pattern in patterns.split(","):
+        if pattern.startswith("|1|"):
+            found = found or _is_hash_of(pattern, name)
+        elif pattern.startswith("!"):
+            if _matches(pattern[1:], name):
+                return False
+        else:
+            found = found or _matches(pattern, name)
+    return found
+
+
+def _matches(pattern: str, name: str) -> bool:
+    return fnmatch.fnmatchcase(name.lower(), pattern.lower().replace("[", "[[]"))
+
+
+def _is_hash_of(hashed: str, name: str) -> bool:
+    try:
+        salt, digest = (base64.b64decode(part, validate=True) for part in hashed[3:].split("|"))
+    except ValueError:
+        return False
+    return hmac.compare_digest(hmac.new(salt, name.encode(), "sha1").digest(), digest)
