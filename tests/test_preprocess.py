@@ -244,7 +244,7 @@ def test_a_spec_survives_being_written_as_json_and_read_again(spec):
 shapes = st.lists(st.integers(0, 9), max_size=4).map(tuple)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(specs(), shapes, st.sampled_from([np.uint8, np.int16, np.float32, np.complex64]))
 def test_a_sample_becomes_float32_of_the_promised_shape_or_is_refused(spec, shape, dtype):
     raw = np.ones(shape, dtype)
@@ -268,7 +268,7 @@ keys = st.sampled_from(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     st.sampled_from([IMAGE, AUDIO, {"kind": "generic"}]),
     st.dictionaries(keys | st.just("kind") | st.text(max_size=3) | st.integers(), odd, max_size=3),
