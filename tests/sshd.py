@@ -126,6 +126,7 @@ PasswordAuthentication no
 KbdInteractiveAuthentication no
 PermitRootLogin prohibit-password
 UseDNS no
+Subsystem sftp internal-sftp
 SetEnv XDG_STATE_HOME={folder / "state"} HOME={folder / "home"}
 """
     )
