@@ -134,7 +134,7 @@ def test_python_objects_are_refused_and_never_run(tmp_path, kind):
     else:
         path.write_bytes(pickle.dumps(Trap(str(trace))))
 
-    with pytest.raises(InputError, match="not a .npz or .npy file of plain numbers"):
+    with pytest.raises(InputError, match=r"not a \.npz or \.npy file of plain numbers"):
         read_samples(path, with_labels=False)
 
     assert not trace.exists()

@@ -19,7 +19,7 @@ from edgekit.bundle import Bundle, read_bundle, verify_bundle
 from edgekit.convert import convert
 from edgekit.convert.describe import full_int8_findings, operator_counts, per_channel_weights
 from edgekit.convert.flatbuffer import read_model
-from edgekit.errors import ConversionError, NotAModel, SamplesError
+from edgekit.errors import ConversionError, InputError, NotAModel, SamplesError
 
 pytest.importorskip("tensorflow", reason="converting needs tensorflow: pip install 'edgekit[convert]'")
 interpreter = pytest.importorskip("edgekit.runner.interpreter")
@@ -88,7 +88,13 @@ class Frames(tf.Module):  # no batch: the first size is the number of frames
     def free(self, frames):
         return {"features": tf.nn.relu(tf.matmul(frames, self.w))}
 
+    @tf.function(input_signature=[tf.TensorSpec((None, 5), tf.float32, name="x")])
+    def log(self, x):
+        return {"log": tf.math.log(tf.matmul(x, self.w))}
+
 frames = Frames()
+tf.saved_model.save(frames, out / "log", signatures={"serving_default": frames.log})
+np.savez(out / "log.npz", x=rng.normal(size=(40, 5)).astype("f"))
 tf.saved_model.save(frames, out / "frames", signatures={"serving_default": frames.fixed})
 tf.saved_model.save(frames, out / "free_frames", signatures={"serving_default": frames.free})
 tf.saved_model.save(frames, out / "unnamed", signatures={"other": frames.fixed})
@@ -375,6 +381,19 @@ def test_a_model_that_crashes_tensorflow_is_a_conversion_error(made, tmp_path):
 
     assert "unroll=True" in caught.value.hint
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_that_answers_with_nan_is_refused(made, tmp_path):
+    with pytest.raises(ConversionError, match=r"output 'log' of the float model is not finite on sample \d+"):
+        convert(made / "log", tmp_path / "b", made / "log.npz")
+
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a place where not even root can write")
+def test_a_place_where_nothing_can_be_written_is_an_input_error(made):
+    with pytest.raises(InputError, match="/proc/nowhere/b cannot be written"):
+        convert(made / "frames", Path("/proc/nowhere/b"), made / "frames.npz")
 
 
 def test_labels_beyond_the_classes_are_refused(made, tmp_path):

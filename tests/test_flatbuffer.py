@@ -343,7 +343,7 @@ def test_a_dynamic_range_model_is_not_full_int8():
     assert len(findings) == 2 + len(model.subgraphs[0].operators)
 
 
-def test_one_float_operator_between_int8_ends_is_found():
+def test_one_float_operator_between_int8_ends_is_found_before_what_leads_to_it():
     scale = [0.5]
     tensors = [
         tensor("in", [1, 4], scale=scale),
@@ -355,8 +355,8 @@ def test_one_float_operator_between_int8_ends_is_found():
     model = flatbuffer.read_model(model_bytes(tensors, operators))
 
     assert describe.full_int8_findings(model) == [
-        "operator 0, DEQUANTIZE, writes float32 'wide'",
         "operator 1, EXP, writes float32 'raised'",
+        "operator 0, DEQUANTIZE, writes float32 'wide'",
         "operator 2, QUANTIZE, reads float32 'raised'",
     ]
 

@@ -41,7 +41,8 @@ def full_int8_findings(model: Model) -> list[str]:
                 findings.append(f"{side} '{tensor.name}' is {tensor.dtype}, not int8")
             elif not tensor.scale:
                 findings.append(f"{side} '{tensor.name}' is int8 but has no scale, so its values mean nothing yet")
-    for where, operator in float_operators(model):
+    found = float_operators(model)  # first what has no int8 form, then what is only there to go to it and back
+    for where, operator in sorted(found, key=lambda pair: pair[1].name in ("QUANTIZE", "DEQUANTIZE")):
         tensor = _float_tensors(where, operator)[0]
         verb = "writes" if tensor.index in operator.outputs else "reads"
         place = "" if where is graph else f" of subgraph '{where.name}'"
