@@ -158,7 +158,7 @@ def test_inspect_json_has_its_keys(bundle, capsys):
     said = json.loads(capsys.readouterr().out)
 
     assert list(said) == ["path", "bundle", "models"]
-    assert set(said["bundle"]) == {"path", "manifest", "digest"}
+    assert set(said["bundle"]) == {"id", "sha256", "manifest"}
     assert set(said["models"][0]) == {
         "variant", "description", "file_bytes", "weight_bytes", "subgraphs", "signatures", "quantization", "tensors",
         "operators", "inputs", "outputs", "macs", "arena_bytes", "per_channel_weights", "findings", "operator_table",

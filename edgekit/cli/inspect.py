@@ -37,7 +37,8 @@ def inspect_command(path: Path, operators: bool, as_json: bool) -> None:
         model = read_model(file)
         found.append({"variant": name, **model_summary(model), "operator_table": operator_table(model)})
     if as_json:
-        show_json({"path": str(path), "bundle": bundle, "models": found})
+        about = None if bundle is None else {"id": bundle.id, "sha256": bundle.digest, "manifest": bundle.manifest}
+        show_json({"path": str(path), "bundle": about, "models": found})
         return
     if bundle is not None:
         _show_bundle(bundle)
