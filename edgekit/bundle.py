@@ -11,7 +11,7 @@ import os
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgekit.errors import BundleError, InputError
 from edgekit.manifest import (
@@ -28,6 +28,9 @@ from edgekit.manifest import (
     read_manifest,
     write_manifest,
 )
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = [
     "FORMAT",
@@ -55,7 +58,7 @@ __all__ = [
 class Bundle:
     """A bundle on disk."""
 
-    path: Path
+    folder: str
     manifest: Manifest
     digest: str  # sha256 of manifest.json, hex
 
@@ -64,28 +67,37 @@ class Bundle:
         """The short name: the first 16 hex digits of the manifest's hash."""
         return self.digest[:16]
 
+    @property
+    def path(self) -> Path:
+        """The folder."""
+        from pathlib import Path  # only here and where things are written: a board answers 5 ms sooner without it
+
+        return Path(self.folder)
+
     def file(self, name: str) -> Path:
         """Where a file of the bundle lies."""
         return self.path / name
 
 
-def sha256_file(path: Path) -> str:
+def sha256_file(path: Path | str) -> str:
     """The SHA-256 of a file's content, hex."""
     import hashlib
 
     digest = hashlib.sha256()
-    with path.open("rb") as stream:
+    with open(path, "rb") as stream:
         for block in iter(lambda: stream.read(1 << 20), b""):
             digest.update(block)
     return digest.hexdigest()
 
 
-def read_bundle(path: Path) -> Bundle:
+def read_bundle(path: Path | str) -> Bundle:
     """The bundle in folder `path`. Its files are there and have the right size; `verify_bundle` also hashes them."""
     import hashlib
 
+    folder = os.fspath(path)
     try:
-        text = (path / MANIFEST).read_bytes()
+        with open(os.path.join(folder, MANIFEST), "rb") as stream:
+            text = stream.read()
     except OSError as error:
         raise BundleError(
             f"{path} is not a bundle: {MANIFEST} cannot be read ({error.strerror})",
@@ -93,15 +105,16 @@ def read_bundle(path: Path) -> Bundle:
         ) from error
     manifest = read_manifest(text)
     for name, file in manifest.files.items():
+        place = os.path.join(folder, name)
         try:
-            found = os.stat(path / name)  # noqa: PTH116  # half of Path.stat's time
+            found = os.stat(place)
         except OSError as error:
-            raise BundleError(f"{path / name} is missing", hint=AGAIN) from error
+            raise BundleError(f"{place} is missing", hint=AGAIN) from error
         if not stat.S_ISREG(found.st_mode):
-            raise BundleError(f"{path / name} is not a file", hint=AGAIN)
+            raise BundleError(f"{place} is not a file", hint=AGAIN)
         if found.st_size != file.size:
-            raise BundleError(f"{path / name} has {found.st_size} bytes, the manifest says {file.size}", hint=AGAIN)
-    return Bundle(path, manifest, hashlib.sha256(text).hexdigest())
+            raise BundleError(f"{place} has {found.st_size} bytes, the manifest says {file.size}", hint=AGAIN)
+    return Bundle(folder, manifest, hashlib.sha256(text).hexdigest())
 
 
 def verify_bundle(bundle: Bundle) -> None:
@@ -110,9 +123,9 @@ def verify_bundle(bundle: Bundle) -> None:
         verify_file(bundle, name)
 
 
-def verify_file(bundle: Bundle, name: str) -> Path:
+def verify_file(bundle: Bundle, name: str) -> str:
     """Where a file of the bundle lies, after its bytes were found to be what the manifest says; else BundleError."""
-    path = bundle.file(name)
+    path = os.path.join(bundle.folder, name)
     try:
         found = sha256_file(path)
     except OSError as error:
@@ -130,12 +143,13 @@ def write_bundle(path: Path, manifest: Manifest, contents: Mapping[str, bytes]) 
     """
     import hashlib
     import tempfile
+    from pathlib import Path
 
     files = {name: File(hashlib.sha256(data).hexdigest(), len(data)) for name, data in sorted(contents.items())}
     text = write_manifest(dataclasses.replace(manifest, files=files))
     read_manifest(text)  # what no runner would accept is never written
     check_replaceable(path)
-    place = Path(os.path.abspath(path))  # noqa: PTH100  # "x/.." has no name to rename
+    place = Path(os.path.abspath(path))  # "x/.." has no name to rename
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))

@@ -99,12 +99,11 @@ def _infer(options: Any) -> None:
 
 def _check(options: Any) -> None:
     from dataclasses import asdict
-    from pathlib import Path
 
     from edgekit.runner.check import check_release
     from edgekit.runner.interpreter import runtime_version
 
-    found = check_release(Path(options.release))
+    found = check_release(options.release)
     if options.json:
         _print_json({"runtime": runtime_version(), "variants": [asdict(agreement) for agreement in found]})
         return
@@ -117,12 +116,10 @@ def _check(options: Any) -> None:
 
 def _bench(options: Any) -> None:
     from dataclasses import asdict
-    from pathlib import Path
 
     from edgekit.runner.measure import measure_release
 
-    release = Path(options.release)
-    found = measure_release(release, runs=options.runs, threads=options.threads, variant=options.variant)
+    found = measure_release(options.release, runs=options.runs, threads=options.threads, variant=options.variant)
     if options.json:
         _print_json({"variants": [asdict(latency) for latency in found]})
         return
@@ -134,14 +131,13 @@ def _bench(options: Any) -> None:
 
 
 def _first(options: Any) -> None:
-    from pathlib import Path
 
     from edgekit.bundle import read_bundle
     from edgekit.runner.check import golden_inputs, read_golden
     from edgekit.runner.model import load
 
     model = load(options.release, variant=options.variant)
-    model(golden_inputs(model, read_golden(read_bundle(Path(options.release))))[0])
+    model(golden_inputs(model, read_golden(read_bundle(options.release)))[0])
     print("answered", flush=True)
 
 

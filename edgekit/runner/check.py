@@ -35,7 +35,7 @@ class Agreement:
         return self.largest_difference <= self.tolerance
 
 
-def check_release(path: Path) -> list[Agreement]:
+def check_release(path: Path | str) -> list[Agreement]:
     """One Agreement for each variant of the release (or bundle) in `path`.
 
     Raises GoldenMismatch if one is outside its tolerance, BundleError if the release cannot be read.

@@ -18,8 +18,8 @@ def read_input(path: str, model: Model) -> Any:
 
     Raises InputError for a file that is missing, not readable as what its name says, or not finite.
     """
-    suffix = os.path.splitext(path)[1].lower()  # noqa: PTH122  # pathlib takes 5 ms to import
-    if not os.path.isfile(path):  # noqa: PTH113
+    suffix = os.path.splitext(path)[1].lower()
+    if not os.path.isfile(path):
         raise InputError(f"{path} does not exist", hint="give .npy, .npz, .wav or picture files")
     if suffix in (".npy", ".npz"):
         return _from_arrays(read_arrays(path), path, model)

@@ -32,7 +32,7 @@ class Latency:
 
 
 def measure_release(
-    path: Path, *, runs: int = 200, threads: int | None = None, variant: str | None = None
+    path: Path | str, *, runs: int = 200, threads: int | None = None, variant: str | None = None
 ) -> list[Latency]:
     """Measured latency of `model(x)` (float in, float out) for each variant, or for one, on its golden inputs."""
     bundle = read_bundle(path)
@@ -41,7 +41,7 @@ def measure_release(
     return [_measure(path, name, golden, runs, threads) for name in names]
 
 
-def _measure(path: Path, variant: str, golden: object, runs: int, threads: int | None) -> Latency:
+def _measure(path: Path | str, variant: str, golden: object, runs: int, threads: int | None) -> Latency:
     model = load(path, variant=variant, threads=threads)
     inputs = golden_inputs(model, golden)  # type: ignore[arg-type]
     for sample in (inputs * 10)[:10]:  # the first calls fill caches and page in weights
@@ -64,7 +64,7 @@ def _measure(path: Path, variant: str, golden: object, runs: int, threads: int |
     )
 
 
-def _first_answer_ms(path: Path, variant: str) -> float:
+def _first_answer_ms(path: Path | str, variant: str) -> float:
     """From the start of a new Python to the first answer to a golden input, in milliseconds."""
     command = [sys.executable, "-s", "-m", "edgekit.runner", "first", str(path), "--variant", variant]
     started = time.perf_counter_ns()

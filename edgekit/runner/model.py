@@ -178,14 +178,13 @@ def load(path: Path | str, *, variant: str | None = None, threads: int | None = 
     `lanes`: how many inferences may run at the same time, each with an interpreter of its own.
     Raises BundleError for a damaged file (its hash is checked against the manifest), MissingLibrary without a runtime.
     """
-    from pathlib import Path
-
     if lanes < 1 or (threads is not None and threads < 1):
         raise InputError("a model needs at least one thread and one lane", hint="leave them out for the default")
-    path = Path(path)
-    if path.is_file():
+    if os.path.isfile(path):
         interpreters = [open_interpreter(path, threads or _cores()) for _ in range(lanes)]
-        return Model(describe_variant(interpreters[0], path.name, quantization="unknown"), interpreters, {})
+        return Model(
+            describe_variant(interpreters[0], os.path.basename(path), quantization="unknown"), interpreters, {}
+        )
     from edgekit.bundle import read_bundle, verify_file
     from edgekit.manifest import AGAIN
 
@@ -196,7 +195,8 @@ def load(path: Path | str, *, variant: str | None = None, threads: int | None = 
     labels: list[str] = []
     if manifest.labels is not None:
         try:
-            labels = verify_file(bundle, manifest.labels).read_text("utf-8").splitlines()
+            with open(verify_file(bundle, manifest.labels), encoding="utf-8") as stream:
+                labels = stream.read().splitlines()
         except ValueError as error:
             raise BundleError(f"{manifest.labels} is not UTF-8 text", hint=AGAIN) from error
     count = threads or min(_bundled_threads(chosen) or _cores(), _cores())

@@ -27,13 +27,13 @@ print(interpreter.get_tensor(wanted["index"])[0].argmax())
 
 
 def add_options(parser):
-    parser.add_argument("bundle", type=Path, nargs="?", default=Path("build/digits/bundle"))
-    parser.add_argument("--rounds", type=int, default=15, help="new processes of each kind (default 15)")
+    parser.add_argument("bundle", type=Path, nargs="?", default=Path("build/demo/bundle"))
+    parser.add_argument("--rounds", type=int, default=31, help="new processes of each kind (default 31)")
 
 
 def measure(options):
     if not (options.bundle / "manifest.json").is_file():
-        sys.exit(f"bench: {options.bundle} is not a bundle\n  scripts/demo makes one in build/, or give its path")
+        sys.exit(f"bench: {options.bundle} is not a bundle\n  scripts/demo makes build/demo/bundle, or give the path of another")
     with tempfile.TemporaryDirectory() as scratch:
         yield from _rows(options, Path(scratch))
 
