@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -116,6 +117,7 @@ class Here:
         try:
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(os, "sync", lambda: None)  # all disks of this machine: seconds, on a busy one
+                patch.setattr(os, "fsync", lambda _: None)
                 serve(str(self.root), receive, replies.append, io.BytesIO(stream))
         except SystemExit:
             pass
@@ -216,6 +218,8 @@ class Link:
 
     def close(self) -> None:
         for one in (self._listener, *self._sockets):
+            with contextlib.suppress(OSError):  # wakes the thread that waits in it
+                one.shutdown(socket.SHUT_RDWR)
             one.close()
 
     def _accept(self) -> None:

@@ -211,32 +211,28 @@ def test_the_runner_of_the_release_is_asked_without_anybodys_python_settings(
 NAME = hashlib.sha256(b"as announced").hexdigest()
 
 
-@pytest.mark.parametrize(
-    ("body", "size", "packed"),
-    [
-        (b"something els", 12, False),
-        (b"as announces", 12, False),
-        (b"as announced", 11, False),
-        (b"as announced" + b"!" * 100_000, 12, False),
-        (b"", 12, False),
-        (zlib.compress(b"as announced" + b"\0" * (64 << 20)), 12, True),
-        (zlib.compress(b"as announced")[:-6], 12, True),
-        (b"not packed at all", 12, True),
-        (zlib.compress(b"as announces"), 12, True),
-    ],
-    ids=["short", "wrong", "long by one", "long", "empty", "bomb", "cut", "junk", "wrong inside"],
-)
-def test_a_blob_that_is_not_what_its_name_says_is_not_kept(
-    installed: Local, body: bytes, size: int, packed: bool
-) -> None:
+LIES = {
+    "short": (b"something els", 12, False),
+    "wrong": (b"as announces", 12, False),
+    "long by one": (b"as announced", 11, False),
+    "long": (b"as announced" + b"!" * 100_000, 12, False),
+    "empty": (b"", 12, False),
+    "bomb": (zlib.compress(b"as announced" + b"\0" * (64 << 20)), 12, True),
+    "cut": (zlib.compress(b"as announced")[:-6], 12, True),
+    "junk": (b"not packed at all", 12, True),
+    "wrong inside": (zlib.compress(b"as announces"), 12, True),
+}
+
+
+def test_a_blob_that_is_not_what_its_name_says_is_not_kept(installed: Local) -> None:
     before = world(installed.root)
 
-    with refused(DeviceDamaged, 4):
-        Here(installed.root).request(
-            "put", stream=body, sha256=NAME, size=size, stored=len(body), packed=packed, answer=True
-        )
-
-    assert world(installed.root) == before
+    for lie, (body, size, packed) in LIES.items():
+        with refused(DeviceDamaged, 4):
+            Here(installed.root).request(
+                "put", stream=body, sha256=NAME, size=size, stored=len(body), packed=packed, answer=True
+            )
+        assert world(installed.root) == before, lie
 
 
 def test_a_blob_that_arrived_well_is_not_sent_again_but_a_damaged_one_is(device: Local) -> None:
@@ -255,57 +251,53 @@ BAD_NAMES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", BAD_NAMES)
-def test_a_list_with_a_name_that_is_not_plain_is_refused(installed: Local, name: str) -> None:
+def test_a_list_with_a_name_that_is_not_plain_is_refused(installed: Local) -> None:
     before = world(installed.root)
     runtime = os.listdir(installed.root / "runtimes")[0].split(".")[0]
-    evil = parcel("release", {"run": HEALTHY, name: b"evil"}, runtime=runtime)
 
-    with refused(DeviceError, 4):
+    for name in BAD_NAMES:
+        evil = parcel("release", {"run": HEALTHY, name: b"evil"}, runtime=runtime)
         send(Here(installed.root), evil)
-        Here(installed.root).request("release", id=evil.id, text=evil.text)
+        with refused(DeviceError, 4):
+            Here(installed.root).request("release", id=evil.id, text=evil.text)
+        assert world(installed.root) == before, name
+        assert not (installed.root.parent / "x").exists()
 
-    assert world(installed.root) == before
-    assert not (installed.root.parent / "x").exists()
 
-
-@pytest.mark.parametrize(
-    "bad", ["../../x", "x", "", "ABCDEF0123456789", "0123456789abcdef\n", "é" * 16, 7, None, ["a"]]
-)
-def test_an_id_that_is_not_one_is_refused(installed: Local, bad: object) -> None:
+def test_an_id_that_is_not_one_is_refused(installed: Local) -> None:
     before = world(installed.root)
     good = release("good")
 
-    for operation in ("switch", "release", "runtime"):
-        with refused(DeviceError, 4):
-            Here(installed.root).request(operation, id=bad, text=good.text)
-    with refused(DeviceError, 4):
-        Here(installed.root).request("plan", files={str(bad): 1})
+    for bad in ("../../x", "x", "", "ABCDEF0123456789", "0123456789abcdef\n", "é" * 16, 7, None, ["a"]):
+        for operation in ("switch", "release", "runtime"):
+            with refused(DeviceError, 4):
+                Here(installed.root).request(operation, id=bad, text=good.text)
+        for operation in ("plan", "missing"):
+            with refused(DeviceError, 4):
+                Here(installed.root).request(operation, files={str(bad): 1})
+        assert world(installed.root) == before, bad
 
-    assert world(installed.root) == before
+
+BAD_LISTS = [
+    [], 7, "x", {}, {"edgekit_release": 1}, {"edgekit_release": 2, "files": {}}, {"edgekit_release": 1, "files": []},
+    {"edgekit_release": 1, "files": {"run": []}},
+    {"edgekit_release": 1, "files": {"run": {"sha256": NAME}}},
+    {"edgekit_release": 1, "files": {"run": {"sha256": "x", "size": 1}}},
+    {"edgekit_release": 1, "files": {"run": {"sha256": NAME, "size": -1}}},
+    {"edgekit_release": 1, "files": {"run": {"sha256": NAME, "size": True}}},
+    {"edgekit_release": 1, "files": {}, "runtime": "../x"},
+    {"edgekit_release": 1, "files": {"a": {"sha256": NAME, "size": 1}, "a/b": {"sha256": NAME, "size": 1}}},
+]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "fields",
-    [
-        [], 7, "x", {}, {"edgekit_release": 1}, {"edgekit_release": 2, "files": {}}, {"edgekit_release": 1, "files": []},
-        {"edgekit_release": 1, "files": {"run": []}},
-        {"edgekit_release": 1, "files": {"run": {"sha256": NAME}}},
-        {"edgekit_release": 1, "files": {"run": {"sha256": "x", "size": 1}}},
-        {"edgekit_release": 1, "files": {"run": {"sha256": NAME, "size": -1}}},
-        {"edgekit_release": 1, "files": {"run": {"sha256": NAME, "size": True}}},
-        {"edgekit_release": 1, "files": {}, "runtime": "../x"},
-        {"edgekit_release": 1, "files": {"a": {"sha256": NAME, "size": 1}, "a/b": {"sha256": NAME, "size": 1}}},
-    ],
-)  # fmt: skip
-def test_a_list_that_is_not_one_is_refused(installed: Local, fields: object) -> None:
+def test_a_list_that_is_not_one_is_refused(installed: Local) -> None:
     before = world(installed.root)
-    evil = listing("release", fields, {})
 
-    with refused(DeviceError, 4):
-        Here(installed.root).request("release", id=evil.id, text=evil.text)
-
-    assert world(installed.root) == before
+    for fields in BAD_LISTS:
+        evil = listing("release", fields, {})
+        with refused(DeviceError, 4):
+            Here(installed.root).request("release", id=evil.id, text=evil.text)
+        assert world(installed.root) == before, fields
 
 
 @settings(max_examples=100, deadline=None)
@@ -468,6 +460,7 @@ def test_a_second_deployment_is_told_to_wait(installed: Local, monkeypatch: pyte
         install(first, release("next"))
 
 
+@pytest.mark.slow
 def test_status_does_not_wait_for_a_deployment(installed: Local) -> None:
     with open_session(installed) as first:
         first.request("plan", files={})
@@ -509,6 +502,7 @@ def test_a_workstation_that_goes_in_the_middle_of_a_blob_leaves_no_part_of_it(in
         session.request("plan", files={})
 
 
+@pytest.mark.slow
 def test_a_workstation_that_goes_in_the_middle_of_a_frame_leaves_a_free_lock(installed: Local) -> None:
     with open_session(installed) as session:
         session.request("plan", files={})
@@ -578,7 +572,6 @@ def test_a_python_that_is_not_there_is_an_error(device: Local) -> None:
         ("echo 'This account is currently not available.'; exit 1", DeviceUnsupported),
         ("echo 'sh: exec: python3: not found' >&2; exit 127", DeviceUnsupported),
         ("echo 'Unknown option: -I' >&2; exit 2", DeviceUnsupported),
-        ("yes", DeviceUnreachable),
         (f"exec {sys.executable} -c 'print(\"\\nEDGEKIT 1\\n\" + \"x\" * 100)'", DeviceError),
         ("printf '\\nEDGEKIT 1\\n\\0\\0\\0\\2{}'; cat >/dev/null", DeviceError),
         ("printf '\\nEDGEKIT 1\\n\\0\\0\\0\\2[]'; cat >/dev/null", DeviceError),
@@ -598,6 +591,16 @@ def test_something_else_that_answers_is_an_error(
     assert not device.root.exists()
 
 
+@pytest.mark.slow
+def test_a_device_that_never_stops_talking_is_given_up(
+    device: Local, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transport, "ENDING_S", 0.05)
+
+    with refused(DeviceUnreachable, 4), open_session(device, python=script(tmp_path / "python", "yes")):
+        pass
+
+
 def test_a_device_that_hangs_before_it_speaks_is_given_up(
     device: Local, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -613,6 +616,7 @@ def test_a_device_that_hangs_before_it_speaks_is_given_up(
     assert "nothing was heard" in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_sending", [True, False])
 def test_a_device_that_hangs_later_is_given_up(
     installed: Local, monkeypatch: pytest.MonkeyPatch, is_sending: bool
@@ -641,6 +645,7 @@ def test_an_old_python_is_named_with_its_version(device: Local, python: str | No
     assert "--python" in caught.value.hint
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("python", pythons("3.9", "3.10", "3.13", "3.14") or [None])
 def test_the_agent_runs_on_every_python_from_3_9(device: Local, python: str | None) -> None:
     if python is None:
@@ -685,6 +690,7 @@ def test_words_of_a_device_reach_the_terminal_without_control_characters() -> No
     assert json.dumps(session_module.plain_lines("\n a \n\nb\x00\n")) == '["a", "b?"]'
 
 
+@pytest.mark.slow
 def test_the_protocol_needs_nothing_from_the_environment(device: Local, tmp_path: Path) -> None:
     python = script(tmp_path / "python", f'exec env -i {PYTHON} "$@"')
 

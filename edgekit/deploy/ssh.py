@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import socket
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import paramiko
 
@@ -75,8 +78,9 @@ def ssh_channel(remote: Remote, command: str, *, ask: AskHostKey) -> Iterator[_C
     """`command`, running on the device. Raises DeviceUnreachable, DeviceRefused, HostKeyUnknown or HostKeyChanged."""
     route = find_route(remote)
     with contextlib.ExitStack() as stack:
-        with _our_errors(route):
-            connection = stack.enter_context(_proxied(route.proxy) if route.proxy else _connected(route))
+        said = stack.enter_context(tempfile.TemporaryFile())  # by the ProxyCommand, if there is one
+        with _our_errors(route, said):
+            connection = stack.enter_context(_proxied(route.proxy, said) if route.proxy else _connected(route))
             transport = paramiko.Transport(connection)
             stack.callback(transport.close)
             known = read_known_hosts(route.known_hosts, route.key_name)
@@ -108,22 +112,16 @@ def _connected(route: Route) -> Iterator[socket.socket]:
 
 
 @contextmanager
-def _proxied(command: str) -> Iterator[socket.socket]:
-    """The near end of a ProxyCommand, started as `ssh` starts it; its last words explain why there is no host."""
+def _proxied(command: str, said: IO[bytes]) -> Iterator[socket.socket]:
+    """The near end of a ProxyCommand, started as `ssh` starts it."""
     near, far = socket.socketpair()
-    with near, tempfile.TemporaryFile() as errors:
+    with near:
         with far:
             process = subprocess.Popen(
-                ["/bin/sh", "-c", f"exec {command}"], stdin=far.fileno(), stdout=far.fileno(), stderr=errors
+                ["/bin/sh", "-c", f"exec {command}"], stdin=far.fileno(), stdout=far.fileno(), stderr=said
             )
         try:
             yield near
-        except (paramiko.SSHException, EOFError, OSError) as error:
-            with contextlib.suppress(subprocess.TimeoutExpired):  # it may not have said everything yet
-                process.wait(1)
-            errors.seek(0)
-            said = errors.read().decode(errors="replace").strip().splitlines()
-            raise paramiko.SSHException(f"{command}: {said[-1] if said else error}") from error
         finally:
             process.terminate()
             try:
@@ -131,6 +129,16 @@ def _proxied(command: str) -> Iterator[socket.socket]:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def _last_words(said: IO[bytes]) -> str:
+    """What a ProxyCommand that gave up wrote last: it may need a moment for it."""
+    deadline = time.monotonic() + 1
+    while said.seek(0, os.SEEK_END) == 0 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    said.seek(0)
+    lines = said.read().decode(errors="replace").strip().splitlines()
+    return lines[-1] if lines else ""
 
 
 def _prefer_known_key_types(transport: paramiko.Transport, known: KnownKeys) -> None:
@@ -234,7 +242,7 @@ def _public_half(path: Path) -> str:
 
 
 @contextmanager
-def _our_errors(route: Route) -> Iterator[None]:
+def _our_errors(route: Route, said: IO[bytes]) -> Iterator[None]:
     try:
         yield
     except EdgekitError:
@@ -246,6 +254,10 @@ def _our_errors(route: Route) -> Iterator[None]:
     except ConnectionRefusedError as error:
         raise DeviceUnreachable(f"{route} refuses connections", hint="is sshd running there, on that port?") from error
     except (paramiko.SSHException, EOFError) as error:
+        if route.proxy and (words := _last_words(said)):
+            raise DeviceUnreachable(
+                f"cannot reach {route} by `{route.proxy}`: {words}", hint="what does that command print by hand?"
+            ) from error
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DeviceUnreachable(
             f"no SSH session with {route}: {reason}", hint=f"what does this show: ssh -v -p {route.port} {route.host}"
