@@ -89,6 +89,7 @@ def deployed(tiny_bundle: Bundle, device: Local) -> Local:
     return device
 
 
+@pytest.mark.slow
 def test_golden_answers_that_are_not_the_boards_keep_the_release_that_runs(
     deployed: Local, tmp_path: Path, command: Run
 ) -> None:
@@ -147,6 +148,21 @@ def test_a_bundle_for_another_processor_is_refused_before_anything_is_built(devi
         deploy(tiny_bundle(tmp_path / "bundle", arch="riscv64"), device)
 
     assert "riscv64" in str(caught.value)
+    assert not device.root.exists()
+
+
+@pytest.mark.slow
+def test_a_processor_without_wheels_is_named(tiny_bundle: Bundle, device: Local, tmp_path: Path) -> None:
+    if shutil.which("setarch") is None or os.uname().machine != "x86_64":
+        pytest.skip("needs util-linux on x86-64, to look like a 32-bit PC")
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nexec setarch i686 {PYTHON} "$@"\n')
+    python.chmod(0o755)
+
+    with refused(DeviceUnsupported, 4) as caught:
+        deploy(tiny_bundle, device, python=str(python))
+
+    assert "i686" in str(caught.value)
     assert not device.root.exists()
 
 

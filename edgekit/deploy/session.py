@@ -212,7 +212,7 @@ class Session:
         if code in (None, 0, 255):
             return DeviceUnreachable(
                 f"{self._address}: {self._python} did not start: {lines[-1]}",
-                hint=f"what does this print: ssh {self._address} {self._python} --version",
+                hint=f"log in there and see what this prints: {self._python} --version",
             )
         return DeviceUnsupported(
             f"{self._address}: {self._python} did not start (exit code {code}): {lines[-1]}",

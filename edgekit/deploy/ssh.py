@@ -198,9 +198,8 @@ def _authenticate(transport: paramiko.Transport, route: Route) -> None:
             return
         raise DeviceRefused(f"{login} wants more than a key", hint="edgekit logs in by key alone: allow that for it")
     if locked:
-        raise DeviceRefused(
-            f"{login} accepted none of our {tried} keys", hint=f"{locked[0]} has a passphrase: ssh-add it first"
-        )
+        others = f", and {login} accepted none of our other {tried} keys" if tried else ""
+        raise DeviceRefused(f"the key {locked[0]} has a passphrase{others}", hint=f"first: ssh-add {locked[0]}")
     setup = f"ssh-copy-id -p {route.port} {login}"
     if not keys:
         raise DeviceRefused(
