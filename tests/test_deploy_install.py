@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -329,6 +330,20 @@ def test_a_disk_that_fills_up_in_the_middle_leaves_what_runs_and_no_rubbish(
 
         (small_disk / "others").unlink()
         assert deploy(other_bundle, device).previous is not None
+
+
+@pytest.mark.slow
+def test_a_disk_without_a_byte_left_can_still_be_cleaned(small_disk: Path, tiny_bundle: Bundle) -> None:
+    device = Local(small_disk / "device")
+    deploy(tiny_bundle, device)
+    with (small_disk / "others").open("wb", buffering=0) as stream, contextlib.suppress(OSError):
+        while True:
+            stream.write(b"\0" * 4096)
+    assert os.statvfs(small_disk).f_bavail == 0
+
+    remove(device)
+
+    assert not device.root.exists()
 
 
 @contextmanager

@@ -86,8 +86,9 @@ class Store:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if os.path.samestat(os.fstat(lock), os.stat(self.path("lock"))):  # not one just removed
-                    os.ftruncate(lock, 0)
-                    os.write(lock, f"process {os.getpid()}".encode())
+                    with contextlib.suppress(OSError):  # a full disk must not keep anybody from making room on it
+                        os.ftruncate(lock, 0)
+                        os.write(lock, f"process {os.getpid()}".encode())
                     return lock
             except BlockingIOError:
                 if time.monotonic() > deadline:
