@@ -10,9 +10,9 @@ import dataclasses
 import os
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from edgekit.digest import sha256, sha256_file
 from edgekit.errors import BundleError, InputError
 from edgekit.manifest import (
     AGAIN,
@@ -30,7 +30,10 @@ from edgekit.manifest import (
 )
 
 if TYPE_CHECKING:
+    from dataclasses import dataclass
     from pathlib import Path
+else:
+    from edgekit.values import dataclass
 
 __all__ = [
     "FORMAT",
@@ -79,21 +82,8 @@ class Bundle:
         return self.path / name
 
 
-def sha256_file(path: Path | str) -> str:
-    """The SHA-256 of a file's content, hex."""
-    import hashlib
-
-    digest = hashlib.sha256()
-    with open(path, "rb") as stream:
-        for block in iter(lambda: stream.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def read_bundle(path: Path | str) -> Bundle:
     """The bundle in folder `path`. Its files are there and have the right size; `verify_bundle` also hashes them."""
-    import hashlib
-
     folder = os.fspath(path)
     try:
         with open(os.path.join(folder, MANIFEST), "rb") as stream:
@@ -114,7 +104,7 @@ def read_bundle(path: Path | str) -> Bundle:
             raise BundleError(f"{place} is not a file", hint=AGAIN)
         if found.st_size != file.size:
             raise BundleError(f"{place} has {found.st_size} bytes, the manifest says {file.size}", hint=AGAIN)
-    return Bundle(folder, manifest, hashlib.sha256(text).hexdigest())
+    return Bundle(folder, manifest, sha256(text))
 
 
 def verify_bundle(bundle: Bundle) -> None:
@@ -141,11 +131,10 @@ def write_bundle(path: Path, manifest: Manifest, contents: Mapping[str, bytes]) 
     `contents` are the files; `manifest.files` is filled in from them. Something at `path` that is not a bundle is left
     alone (InputError); so is what was there when the disk is full or somebody presses Ctrl-C.
     """
-    import hashlib
     import tempfile
     from pathlib import Path
 
-    files = {name: File(hashlib.sha256(data).hexdigest(), len(data)) for name, data in sorted(contents.items())}
+    files = {name: File(sha256(data), len(data)) for name, data in sorted(contents.items())}
     text = write_manifest(dataclasses.replace(manifest, files=files))
     read_manifest(text)  # what no runner would accept is never written
     check_replaceable(path)

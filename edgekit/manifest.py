@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgekit.errors import BundleError, InputError, UnknownBundleFormat
+
+if TYPE_CHECKING:
+    from dataclasses import dataclass
+else:
+    from edgekit.values import dataclass
 
 FORMAT = 1
 MANIFEST = "manifest.json"

@@ -20,6 +20,8 @@ SHARED = (
     "errors.py",
     "bundle.py",
     "manifest.py",
+    "values.py",
+    "digest.py",
     *(f"preprocess/{n}.py" for n in ("__init__", "spec", "image", "audio")),
 )
 

@@ -7,10 +7,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar, Union
+from typing import TYPE_CHECKING, Any, ClassVar, Union
 
+from edgekit.digest import sha256
 from edgekit.errors import PreprocessError
+
+if TYPE_CHECKING:
+    from dataclasses import dataclass
+else:
+    from edgekit.values import dataclass
 
 _FFT_LIMIT = 1 << 17  # samples; this and the next: a spec must not be able to fill a board's memory
 _SPECTROGRAM_LIMIT = 1 << 26  # frames x samples
@@ -259,8 +264,7 @@ def spec_fields(spec: Spec) -> dict[str, object]:
 
 def spec_digest(spec: Spec) -> str:
     """The sha256, in hex, of the spec's canonical JSON: equal for equal contracts."""
-    import hashlib  # only here: a runner starts without them
     import json
 
     text = json.dumps(spec_fields(spec), sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode("ascii")).hexdigest()
+    return sha256(text.encode("ascii"))

@@ -9,6 +9,7 @@ import argparse
 import functools
 import os
 import sys
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from edgekit import __version__
@@ -27,7 +28,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if hasattr(sys.stdout, "reconfigure"):
             sys.stdout.reconfigure(errors="backslashreplace")  # labels of any language on any terminal
-        options = _parser().parse_args(argv)
+        argv = sys.argv[1:] if argv is None else argv
+        options = _parser(argv).parse_args(argv)
         options.command(options)
         sys.stdout.flush()
     except EdgekitError as error:
@@ -43,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     prog = "python3 -m edgekit.runner"
     # a width and a prog of our own: argparse would import shutil and all its archive formats to find them out
     formatter = functools.partial(argparse.RawDescriptionHelpFormatter, width=100)
@@ -52,32 +54,40 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"edgekit {__version__}")
     commands = parser.add_subparsers(prog=prog, required=True, metavar="COMMAND")
-
-    infer = commands.add_parser("infer", help="answer to input files", formatter_class=formatter)
-    infer.add_argument("release")
-    infer.add_argument("inputs", nargs="+", metavar="INPUT", help=".npy, .npz, .wav or a picture")
-    infer.add_argument("--top", type=_positive, default=1, help="how many classes to name (default 1)")
-    infer.add_argument("--threads", type=_positive, help="CPU threads (default: the bundle's)")
-    infer.set_defaults(command=_infer)
-
-    check = commands.add_parser("check", help="compare with the golden vectors", formatter_class=formatter)
-    check.add_argument("release")
-    check.set_defaults(command=_check)
-
-    bench = commands.add_parser("bench", help="measure latency and cold start", formatter_class=formatter)
-    bench.add_argument("release")
-    bench.add_argument("--runs", type=_positive, default=200, help="timed inferences (default 200)")
-    bench.add_argument("--threads", type=_positive, help="CPU threads (default: the bundle's)")
-    bench.set_defaults(command=_bench)
-
-    first = commands.add_parser("first", formatter_class=formatter)  # what `bench` starts to time a cold start: no help
-    first.add_argument("release")
-    first.set_defaults(command=_first)
-    for command in (infer, bench, first):
-        command.add_argument("--variant", help="which variant (default: infer the first one, bench all)")
-    for command in (infer, check, bench):
-        command.add_argument("--json", action="store_true", help="print JSON")
+    for name, (about, add_options, run) in _COMMANDS.items():
+        listed: dict[str, Any] = {"help": about} if about else {}
+        command = commands.add_parser(name, **listed, formatter_class=formatter)
+        if name in argv[:1]:  # the options of the others would take 2 ms
+            add_options(command)
+            command.set_defaults(command=run)
     return parser
+
+
+def _infer_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("release")
+    parser.add_argument("inputs", nargs="+", metavar="INPUT", help=".npy, .npz, .wav or a picture")
+    parser.add_argument("--top", type=_positive, default=1, help="how many classes to name (default 1)")
+    parser.add_argument("--threads", type=_positive, help="CPU threads (default: the bundle's)")
+    parser.add_argument("--variant", help="which variant (default: the first one)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _check_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("release")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _bench_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("release")
+    parser.add_argument("--runs", type=_positive, default=200, help="timed inferences (default 200)")
+    parser.add_argument("--threads", type=_positive, help="CPU threads (default: the bundle's)")
+    parser.add_argument("--variant", help="which variant (default: all of them)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _first_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("release")
+    parser.add_argument("--variant")
 
 
 def _infer(options: Any) -> None:
@@ -156,6 +166,13 @@ def _positive(text: str) -> int:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return value
 
+
+_COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[Any], None]]] = {
+    "infer": ("answer to input files", _infer_options, _infer),
+    "check": ("compare with the golden vectors", _check_options, _check),
+    "bench": ("measure latency and cold start", _bench_options, _bench),
+    "first": ("", _first_options, _first),  # what `bench` starts to time a cold start; not listed
+}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
+from _thread import allocate_lock
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -71,7 +71,7 @@ def _is_absent(error: ImportError, package: str) -> bool:
 
 
 _runtime, RUNTIME, _unusable = _find_runtime()
-_one_at_a_time = threading.Lock()  # of those that hold back stderr: two would restore one another's
+_one_at_a_time = allocate_lock()  # of those that hold back stderr: two would restore one another's
 
 
 def runtime_version() -> str:

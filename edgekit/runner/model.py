@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import queue
+from _queue import SimpleQueue  # what queue.SimpleQueue is; queue itself imports threading and more, 2 ms
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +51,7 @@ class Model:
         self._takes = {
             t.name: (t.shape[_has_batch(t) :], batch_dimensions[type(self.specs[t.name])]) for t in variant.inputs
         }
-        self._lanes: queue.SimpleQueue[_Lane] = queue.SimpleQueue()
+        self._lanes: SimpleQueue[_Lane] = SimpleQueue()
         for interpreter in interpreters:
             self._lanes.put(_Lane(interpreter, variant, self.specs))
 
