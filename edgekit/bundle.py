@@ -131,7 +131,6 @@ def write_bundle(path: Path, manifest: Manifest, contents: Mapping[str, bytes]) 
     `contents` are the files; `manifest.files` is filled in from them. Something at `path` that is not a bundle is left
     alone (InputError); so is what was there when the disk is full or somebody presses Ctrl-C.
     """
-    import tempfile
     from pathlib import Path
 
     files = {name: File(sha256(data), len(data)) for name, data in sorted(contents.items())}
@@ -141,9 +140,10 @@ def write_bundle(path: Path, manifest: Manifest, contents: Mapping[str, bytes]) 
     place = Path(os.path.abspath(path))  # "x/.." has no name to rename
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
+        aside = place.with_name(f".{place.name}-{os.urandom(8).hex()}")
         new, old = aside / "new", aside / "old"
         try:
+            aside.mkdir(0o700)  # in here: Ctrl-C may come as soon as it is there
             for name, data in {**contents, MANIFEST: text}.items():
                 (new / name).parent.mkdir(parents=True, exist_ok=True)
                 (new / name).write_bytes(data)
@@ -188,10 +188,11 @@ def check_replaceable(path: Path) -> None:
 
 
 def _remove(folder: Path) -> None:
+    """Removes a folder, and if Ctrl-C is pressed meanwhile, finishes first."""
     import shutil
 
     try:
         shutil.rmtree(folder, ignore_errors=True)
-    except KeyboardInterrupt:  # pressed just now: finish first
+    except (KeyboardInterrupt, OSError):  # rmtree may turn it into "bad file descriptor": it closes one twice then
         shutil.rmtree(folder, ignore_errors=True)
-        raise
+        raise KeyboardInterrupt from None
