@@ -1,31 +1,34 @@
 """The whole way of the digits network: train, convert, deploy, infer on the device; prints each command before it runs it.
 
-    python models/digits/demo.py                    this machine is the device (local:build/demo/device)
-    python models/digits/demo.py --ssh pi@host      a real board
+python models/digits/demo.py                    this machine is the device (local:build/demo/device)
+python models/digits/demo.py --ssh pi@host      a real board
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edgekit.cli.show import mebibytes, show_table
+from edgekit.cli.show import show_table, size_text
 
 HERE = Path(__file__).parent
 
 
-def run(*words: str, quiet: bool = False) -> str:
+def run(*words: str, quiet: bool = False, stdin: Path | None = None) -> str:
     """Prints a command, runs it, and returns what it printed; a failure ends the demo with the command's exit code."""
-    print(f"\n$ {shlex.join(words)}", flush=True)
-    done = subprocess.run(words, stdout=subprocess.PIPE, text=True)
+    print(f"\n$ {shlex.join(words)}" + (f" < {stdin}" if stdin else ""), flush=True)
+    with open(stdin or os.devnull, "rb") as given:
+        done = subprocess.run(words, stdin=given, stdout=subprocess.PIPE, text=True)
     if not quiet or done.returncode != 0:
         print(done.stdout, end="", flush=True)
     if done.returncode != 0:
@@ -45,7 +48,15 @@ def main() -> None:
     device = options.ssh or f"local:{out / 'device'}"
 
     run(sys.executable, str(HERE / "train.py"), "--out", str(data))
-    convert = ["edgekit", "convert", str(data / "digits.keras"), "-o", str(bundle), "--samples", str(data / "samples.npz")]
+    convert = [
+        "edgekit",
+        "convert",
+        str(data / "digits.keras"),
+        "-o",
+        str(bundle),
+        "--samples",
+        str(data / "samples.npz"),
+    ]
     convert += ["--evaluate", str(data / "evaluate.npz"), "--preprocess", str(HERE / "preprocess.toml")]
     run(*convert, "--labels", str(HERE / "labels.txt"), "--keep-float")
     run("edgekit", "inspect", str(bundle))
@@ -64,7 +75,9 @@ def main() -> None:
     if finish:
         run(*finish)
     _show(json.loads((bundle / "manifest.json").read_text()), check, bench, answers, np.load(unseen)["y"])
-    print(f"\nthe device is {device}: {status['board'] or status['system']}, Python {status['python']} on {status['arch']}")
+    print(
+        f"\nthe device is {device}: {status['board'] or status['system']}, Python {status['python']} on {status['arch']}"
+    )
     print(f"finished in {time.monotonic() - started:.0f} s; try: {runner} infer {there} --top 3")
 
 
@@ -73,8 +86,8 @@ def _reach(ssh: str | None, unseen: Path) -> tuple[list[str], str, list[str]]:
     if ssh is None:
         return [], str(unseen), []
     host, _, port = ssh.partition(":")
-    run("scp", "-q", *(["-P", port] if port else []), str(unseen), f"{host}:edgekit-unseen.npz")
     on_device = ["ssh", *(["-p", port] if port else []), host]
+    run(*on_device, "cat > edgekit-unseen.npz", stdin=unseen)
     return on_device, "edgekit-unseen.npz", [*on_device, "rm", "edgekit-unseen.npz"]
 
 
@@ -86,16 +99,22 @@ def _show(manifest: dict[str, Any], check: Any, bench: Any, answers: dict[str, A
     timed = {row["variant"]: row for row in bench["variants"]}
     golden = {row["variant"]: row for row in check["variants"]}
     columns = ("float32", "int8")
+
+    def row(what: str, tell: Callable[[str], str]) -> tuple[str, ...]:
+        return (what, *(tell(column) for column in columns))
+
+    held_out = {"float32": quality["float_value"], "int8": quality["value"]}
     rows = [
-        (f"accuracy, {quality['count']} held-out digits, workstation", *(f"{quality[k]:.2%}" for k in ("float_value", "value"))),
-        (f"accuracy, {len(truth)} unseen digits, device", *(f"{np.mean(found[c] == truth):.2%}" for c in columns)),
-        ("size of the model file", *(mebibytes(sizes[c]) for c in columns)),
-        ("one answer on the device, median", *(f"{timed[c]['median_us']:.1f} us" for c in columns)),
-        ("one answer on the device, p99", *(f"{timed[c]['p99_us']:.1f} us" for c in columns)),
-        ("new process to first answer", *(f"{timed[c]['cold_start_ms']:.0f} ms" for c in columns)),
-        ("golden answers equal to the bit", *(f"{golden[c]['bit_equal']} of {golden[c]['count']}" for c in columns)),
-        ("largest difference to a golden answer", *(f"{golden[c]['largest_difference']:g} of {golden[c]['tolerance']:g}" for c in columns)),
-    ]  # fmt: skip
+        row(f"accuracy, {quality['count']} held-out digits, workstation", lambda c: f"{held_out[c]:.2%}"),
+        row(f"accuracy, {len(truth)} unseen digits, device", lambda c: f"{np.mean(found[c] == truth):.2%}"),
+        row("size of the model file", lambda c: size_text(sizes[c])),
+        row("one answer on the device, median", lambda c: f"{timed[c]['median_us']:.1f} us"),
+        row("one answer on the device, p99", lambda c: f"{timed[c]['p99_us']:.1f} us"),
+        row("new process to first answer", lambda c: f"{timed[c]['cold_start_ms']:.0f} ms"),
+        row("golden answers equal to the bit", lambda c: f"{golden[c]['bit_equal']} of {golden[c]['count']}"),
+        row("largest difference to one", lambda c: f"{golden[c]['largest_difference']:g}"),
+        row("allowed difference", lambda c: f"{golden[c]['tolerance']:g}"),
+    ]
     print()
     show_table(("measured in this run", *columns), rows)
 

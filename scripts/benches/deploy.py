@@ -20,9 +20,9 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "tests"))
 
-from sshd import running_sshd, why_no_sshd  # noqa: E402
+from sshd import running_sshd, why_no_sshd
 
-from benches import Row, limit_row, ratio_row  # noqa: E402
+from benches import Row, limit_row, ratio_row
 
 FILES, BYTES = 12, 3_700_000
 

@@ -33,7 +33,9 @@ def add_options(parser):
 
 def measure(options):
     if not (options.bundle / "manifest.json").is_file():
-        sys.exit(f"bench: {options.bundle} is not a bundle\n  scripts/demo makes build/demo/bundle, or give the path of another")
+        sys.exit(
+            f"bench: {options.bundle} is not a bundle\n  scripts/demo makes build/demo/bundle, or give the path of another"
+        )
     with tempfile.TemporaryDirectory() as scratch:
         yield from _rows(options, Path(scratch))
 
