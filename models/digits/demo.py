@@ -27,7 +27,7 @@ HERE = Path(__file__).parent
 def run(*words: str, quiet: bool = False, stdin: Path | None = None) -> str:
     """Prints a command, runs it, and returns what it printed; a failure ends the demo with the command's exit code."""
     print(f"\n$ {shlex.join(words)}" + (f" < {stdin}" if stdin else ""), flush=True)
-    with open(stdin or os.devnull, "rb") as given:
+    with Path(stdin or os.devnull).open("rb") as given:
         done = subprocess.run(words, stdin=given, stdout=subprocess.PIPE, text=True)
     if not quiet or done.returncode != 0:
         print(done.stdout, end="", flush=True)
