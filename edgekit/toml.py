@@ -17,8 +17,9 @@ else:
 def read_toml(path: Path) -> dict[str, Any]:
     """The file's content. Raises InputError if it cannot be read or is not TOML."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        fields: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}", hint="check the path") from error
     except ValueError as error:  # not UTF-8, or not TOML
         raise InputError(f"{path} is not TOML: {error}", hint="see https://toml.io") from error
+    return fields
