@@ -332,7 +332,8 @@ def test_the_manifest_holds_the_command_as_typed_and_no_folder(twice):
         "edgekit convert cnn.keras --samples samples.npz --evaluate=evaluate.npz --target rpi4"
     )
     assert {q.source for q in manifest.variants[0].qualities} == {"measured on the workstation, evaluate.npz"}
-    assert manifest.variants[0].delegates[0].options == {"threads": 3}
+    # a network this small runs on one thread, whatever the board has
+    assert manifest.variants[0].delegates[0].options == {"threads": 1}
 
 
 def test_an_older_bundle_is_replaced_and_nothing_is_left_beside_it(bundle_of, made, tmp_path):
