@@ -1,7 +1,7 @@
 """The whole way of the digits network: train, convert, deploy, infer on the device; prints each command before it runs it.
 
-    python models/digits/demo.py                    this machine is the device (local:build/demo/device)
-    python models/digits/demo.py --ssh pi@host      a real board
+python models/digits/demo.py                    this machine is the device (local:build/demo/device)
+python models/digits/demo.py --ssh pi@host      a real board
 """
 
 from __future__ import annotations
@@ -45,9 +45,17 @@ def main() -> None:
     device = options.ssh or f"local:{out / 'device'}"
 
     run(sys.executable, str(HERE / "train.py"), "--out", str(data))
-    convert = ["edgekit", "convert", str(data / "digits.keras"), "-o", str(bundle), "--samples", str(data / "samples.npz")]
+    convert = [
+        "edgekit",
+        "convert",
+        str(data / "digits.keras"),
+        "-o",
+        str(bundle),
+        "--samples",
+        str(data / "samples.npz"),
+    ]
     convert += ["--evaluate", str(data / "evaluate.npz"), "--preprocess", str(HERE / "preprocess.toml")]
-    run(*convert, "--labels", str(HERE / "labels.txt"), "--keep-float")
+    run(*convert, "--labels", str(HERE / "labels.txt"), "--mode", "int8", "--mode", "float32")
     run("edgekit", "inspect", str(bundle))
     run("edgekit", "deploy", str(bundle), device)
     status = json.loads(run("edgekit", "status", device, "--json", quiet=True))
@@ -64,7 +72,9 @@ def main() -> None:
     if finish:
         run(*finish)
     _show(json.loads((bundle / "manifest.json").read_text()), check, bench, answers, np.load(unseen)["y"])
-    print(f"\nthe device is {device}: {status['board'] or status['system']}, Python {status['python']} on {status['arch']}")
+    print(
+        f"\nthe device is {device}: {status['board'] or status['system']}, Python {status['python']} on {status['arch']}"
+    )
     print(f"finished in {time.monotonic() - started:.0f} s; try: {runner} infer {there} --top 3")
 
 
