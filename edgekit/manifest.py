@@ -68,6 +68,7 @@ class Variant:
     name: str
     file: str
     quantization: str
+    ranges: str | None  # how the ranges of its activations were made; None: it has none
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     operators: Mapping[str, int]  # operator -> highest version used, what a runtime must know
@@ -188,6 +189,7 @@ def _read_variant(fields: _Fields) -> Variant:
         name=fields.text("name"),
         file=fields.text("file"),
         quantization=fields.text("quantization"),
+        ranges=fields.optional_text("ranges"),
         inputs=tuple(_read_tensor(item) for item in fields.objects("inputs")),
         outputs=tuple(_read_tensor(item) for item in fields.objects("outputs")),
         operators={key: _whole(value, key) for key, value in fields.mapping("operators").items()},

@@ -37,6 +37,7 @@ VARIANT = Variant(
     name="int8",
     file="models/int8.tflite",
     quantization="int8",
+    ranges="min-max",
     inputs=(Tensor("image", "serving_default_image:0", (1, 8, 8, 1), "int8", 0.5, -128),),
     outputs=(Tensor("scores", "call:0", (1, 10), "float32", None, None),),
     operators={"CONV_2D": 3},

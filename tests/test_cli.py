@@ -203,7 +203,7 @@ def test_every_shell_gets_its_completion_script(shell, word, capsys):
         ("edgekit convert m.keras --target rpi", [name for name in target_names() if name.startswith("rpi")]),
         ("edgekit roll", ["rollback"]),
         ("edgekit completion z", ["zsh"]),
-        ("edgekit convert --keep", ["--keep-float"]),
+        ("edgekit convert --mod", ["--mode"]),
     ],
 )
 def test_bash_completes(line, expected, tmp_path):

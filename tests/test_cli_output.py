@@ -189,9 +189,9 @@ def test_status_json_has_its_keys(tmp_path, capsys):
 
 
 def test_the_manifest_gets_the_command_without_where_the_bundle_goes():
-    typed = ["convert", "m.keras", "-o", "x", "--samples", "s.npz", "--json", "--output=y", "-oz", "--keep-float"]
+    typed = ["convert", "m.keras", "-o", "x", "--samples", "s.npz", "--json", "--output=y", "-oz", "--mode=dynamic"]
 
-    assert command_of(typed) == ["edgekit", "convert", "m.keras", "--samples", "s.npz", "--keep-float"]
+    assert command_of(typed) == ["edgekit", "convert", "m.keras", "--samples", "s.npz", "--mode=dynamic"]
 
 
 # --- progress -------------------------------------------------------------------------------------------------------

@@ -49,9 +49,9 @@ def samples(tmp_path) -> Path:
 @pytest.mark.parametrize(
     ("name", "content", "told"),
     [
-        ("net.pt", b"PK\x03\x04 whatever", "edgekit converts .keras, .h5 and SavedModel"),
-        ("net.onnx", b"\x08\x07\x12\x07pytorch", "edgekit converts .keras, .h5 and SavedModel"),
-        ("notes.txt", b"hello", "edgekit converts .keras, .h5 and SavedModel"),
+        ("net.pt", b"PK\x03\x04 whatever", "edgekit converts .keras, .h5, SavedModel and float .tflite"),
+        ("net.onnx", b"\x08\x07\x12\x07pytorch", "edgekit converts .keras, .h5, SavedModel and float .tflite"),
+        ("notes.txt", b"hello", "edgekit converts .keras, .h5, SavedModel and float .tflite"),
         ("net.keras", b"\x89HDF\r\n\x1a\n", "is not a .keras file, whatever its name says"),
         ("net.h5", b"PK\x03\x04", "is not a .h5 file, whatever its name says"),
         ("empty.keras", b"", "is not a .keras file"),

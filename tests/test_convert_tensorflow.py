@@ -135,7 +135,7 @@ def bundle_of(made, tmp_path_factory):
     def make(model: str, samples: str, **options) -> Bundle:
         files = {key: made / value if key == "evaluate" else value for key, value in options.items()}
         output = tmp_path_factory.mktemp("bundle") / "b"
-        return convert(made / model, output, made / samples, keep_float=True, **files).bundle
+        return convert(made / model, output, made / samples, modes=("int8", "float32"), **files).bundle
 
     return make
 
@@ -473,7 +473,7 @@ def is_running(pid: int) -> bool:
 
 
 def test_a_conversion_that_takes_too_long_is_stopped(made, tmp_path):
-    with pytest.raises(ConversionError, match=r"did not finish with .* in 0\.5 s") as caught:
+    with pytest.raises(ConversionError, match=r"did not finish converting .* in 0\.5 s") as caught:
         convert(made / "cnn.keras", tmp_path / "b", made / "samples.npz", timeout_s=0.5)
 
     assert "--timeout" in caught.value.hint
@@ -512,7 +512,7 @@ def test_an_h5_of_an_older_keras_converts(tmp_path):
     """MLPerf Tiny's ResNet8 on CIFAR-10 pictures as bytes: 0 to 255 is what it was trained on."""
     pictures = saved_samples(shared("cifar10_unlabelled_500.npz"))["x"]
     np.savez(tmp_path / "samples.npz", x=pictures[:100])
-    result = convert(shared("pretrainedResnet.h5"), tmp_path / "b", tmp_path / "samples.npz", keep_float=True)
+    result = convert(shared("pretrainedResnet.h5"), tmp_path / "b", tmp_path / "samples.npz", modes=("int8", "float32"))
     ours, source = runner.load(tmp_path / "b"), runner.load(tmp_path / "b", variant="float32")
     official = runner.load(shared("pretrainedResnet_quant.tflite"))
     held_out = pictures[100:300]

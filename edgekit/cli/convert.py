@@ -4,18 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from edgekit.cli.inspect import show_qualities
 from edgekit.cli.show import json_option, show_facts, show_json, showing_progress, size_text
 from edgekit.cli.targets import TARGET
+from edgekit.convert.modes import AUTO, MODES, POLICIES
+
+if TYPE_CHECKING:
+    from edgekit.convert import ConversionResult
 
 EXAMPLES = """\b
 Examples:
   edgekit convert model.keras -o bundle --samples samples.npz
   edgekit convert model.h5 -o bundle --samples samples.npz \\
       --evaluate labelled.npz --target rpi4 --labels labels.txt
+  edgekit convert float.tflite -o bundle --samples samples.npz \\
+      --mode int8 --mode float32
   edgekit convert saved_model/ -o bundle --samples raw.npz \\
       --preprocess image.toml
 """
@@ -34,7 +41,22 @@ FILE = click.Path(path_type=Path)
 @click.option("--target", type=TARGET, help="The kind of board (see edgekit targets); default: any.")
 @click.option("--preprocess", "spec", type=FILE, help="TOML: how a raw input becomes what the model sees.")
 @click.option("--labels", type=FILE, help="Text file, one class name a line.")
-@click.option("--keep-float", is_flag=True, help="Also put the float32 model into the bundle.")
+@click.option(
+    "--mode",
+    "modes",
+    type=click.Choice(MODES),
+    metavar="MODE",
+    multiple=True,
+    default=("int8",),
+    help=f"A variant: {', '.join(MODES)}. May be given several times; the first (int8 if none) is the default variant.",
+)
+@click.option(
+    "--ranges",
+    type=click.Choice((AUTO, *POLICIES)),
+    metavar="POLICY",
+    default=AUTO,
+    help=f"How activations get their ranges: {', '.join(POLICIES)}, or (default) auto: the best on samples held out.",
+)
 @click.option("--name", help="The bundle's name; default: the model file's.")
 @click.option(
     "--timeout",
@@ -47,7 +69,7 @@ FILE = click.Path(path_type=Path)
 @json_option
 @click.pass_obj
 def convert_command(typed: list[str], /, as_json: bool, **options: object) -> None:
-    """Make a bundle of MODEL (.keras, .h5 or SavedModel): full int8, checked operator by operator, measured."""
+    """Make a bundle of MODEL (.keras, .h5, SavedModel, float .tflite): full int8, checked, measured."""
     from edgekit.convert import convert
 
     with showing_progress(as_json) as progress:
@@ -60,26 +82,43 @@ def convert_command(typed: list[str], /, as_json: bool, **options: object) -> No
                 "bundle": str(result.bundle.path),
                 "id": result.bundle.id,
                 "float_bytes": result.float_bytes,
-                "int8_bytes": result.int8_bytes,
+                "variant_bytes": result.variant_bytes,
                 "float_difference": result.float_difference,
                 "calibration_count": result.calibration_count,
                 "per_channel_weights": result.per_channel_weights,
+                "tried": result.tried,
                 "variants": result.variants,
                 "warnings": result.warnings,
             }
         )
         return
+    sizes = [f"{size_text(size)} {name}" for name, size in result.variant_bytes.items() if name != "float32"]
     show_facts(
         [
             ("bundle", f"{result.bundle.path} ({result.bundle.id})"),
-            ("size", f"{size_text(result.float_bytes)} float, {size_text(result.int8_bytes)} int8"),
+            ("size", ", ".join([f"{size_text(result.float_bytes)} float", *sizes])),
             ("float .tflite", f"within {result.float_difference:.1e} of the source model, relative"),
             ("calibrated on", f"{result.calibration_count} samples"),
-            ("int8", "every operator, weights per channel in {} of {} layers".format(*result.per_channel_weights)),
+            *_variant_facts(result),
         ]
     )
-    click.echo()
-    show_qualities(result.variants[0].qualities)
+    for variant in result.variants:
+        click.echo()
+        show_qualities(variant.qualities, variant.name)
+
+
+def _variant_facts(result: ConversionResult) -> list[tuple[str, str]]:
+    """What is to be said of each quantized variant: its ranges, and how the default one was checked."""
+    facts = []
+    for variant in result.variants:
+        if variant.ranges is not None:
+            tried = result.tried[variant.name]
+            how = f", the best of {len(tried)} on {tried[0].count} samples held out" if tried else ""
+            facts.append((f"{variant.name} ranges", f"{variant.ranges}{how}"))
+    if result.variants[0].name == "int8":
+        per_channel = "every operator, weights per channel in {} of {} layers"
+        facts.append(("int8", per_channel.format(*result.per_channel_weights)))
+    return facts
 
 
 def command_of(typed: Sequence[str]) -> list[str]:

@@ -48,10 +48,12 @@ def inspect_command(path: Path, operators: bool, as_json: bool) -> None:
         _show_model(row, bundle.manifest.variant(row["variant"]) if bundle is not None else None, operators)
 
 
-def show_qualities(qualities: Sequence[Quality]) -> None:
-    """A table of what was measured beside the float model, and on what."""
+def show_qualities(qualities: Sequence[Quality], variant: str) -> None:
+    """A table of what was measured of a variant beside the float model, and on what."""
+    if not qualities:
+        return
     rows = [(quality.metric, quality.value, quality.float_value, quality.count) for quality in qualities]
-    show_table(("metric", "int8", "float", "inputs"), rows)
+    show_table(("metric", variant, "float", "inputs"), rows)
     click.echo("; ".join(dict.fromkeys(quality.source for quality in qualities)))
 
 
@@ -100,12 +102,12 @@ def _show_model(row: dict[str, Any], variant: Variant | None, operators: bool) -
     facts += _quantization(row)
     if variant is not None:
         facts += [("delegates", ", then ".join(_delegate(d.name, d.options) for d in variant.delegates))]
-        unit = "steps" if variant.quantization == "int8" else "absolute"
+        unit = "steps" if variant.outputs[0].scale is not None else "absolute"
         facts += [("golden", f"an answer may differ by {variant.golden_tolerance:g} {unit}")]
     show_facts(facts)
     if variant is not None and variant.qualities:
         click.echo()
-        show_qualities(variant.qualities)
+        show_qualities(variant.qualities, variant.name)
     click.echo()
     if operators:
         columns = ("#", "operator", "v", "output", "scale", "weights", "MACs")

@@ -1,40 +1,35 @@
-"""Runs the TensorFlow front end in a process of its own: TensorFlow may crash, hang or print, we must not."""
+"""From a model as it comes to a float .tflite: as it is, or by TensorFlow in a process of its own."""
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
-import json
-import os
-import signal
-import subprocess
-import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edgekit import errors
-from edgekit.errors import ConversionError, EdgekitError, MissingLibrary, NotAModel
+from edgekit.convert.child import run_child
+from edgekit.convert.tflite_file import take_tflite
+from edgekit.errors import EdgekitError, MissingLibrary, NotAModel
 
 KERAS_SUFFIXES = (".keras", ".h5", ".hdf5")
+TAKEN = ".keras, .h5, SavedModel and float .tflite"
 
 
 @dataclass(frozen=True)
 class Converted:
     """What the front end made."""
 
-    float_model: bytes  # .tflite
-    int8_model: bytes  # .tflite
+    float_model: Path  # .tflite
     float_difference: float  # largest |float .tflite - source model|, relative to the largest output
     fixed_sizes: bool  # every tensor has its final size, the batch is 1; False: the model only works with a free batch
     versions: Mapping[str, str]
 
 
 def model_kind(path: Path) -> str:
-    """`keras` or `saved_model`, from what lies there. Raises NotAModel for anything else."""
+    """`keras`, `saved_model` or `tflite`, from what lies there. Raises NotAModel for anything else."""
     if path.is_dir():
         if (path / "saved_model.pb").is_file():
             return "saved_model"
@@ -48,70 +43,65 @@ def model_kind(path: Path) -> str:
         return "keras"
     if suffix in (".h5", ".hdf5") and head == b"\x89HDF\r\n\x1a\n":
         return "keras"
-    if suffix in KERAS_SUFFIXES:
+    if suffix == ".tflite" and head[4:] == b"TFL3":
+        return "tflite"
+    if suffix in (*KERAS_SUFFIXES, ".tflite"):
         raise NotAModel(f"{path} is not a {suffix} file, whatever its name says", hint="was it copied completely?")
-    raise NotAModel(
-        f"{path}: edgekit converts .keras, .h5 and SavedModel", hint="save the model with model.save('model.keras')"
-    )
+    raise NotAModel(f"{path}: edgekit converts {TAKEN}", hint="save the model with model.save('model.keras')")
+
+
+def to_float_tflite(
+    path: Path, samples: Mapping[str, np.ndarray], folder: Path, *, timeout_s: float, progress: Callable[[str], None]
+) -> Converted:
+    """`path`, of whatever kind, as a float .tflite; as `run_tensorflow`, which a .tflite does not need."""
+    kind = model_kind(path)
+    if kind != "tflite":
+        progress("convert with TensorFlow")
+        return run_tensorflow(path, kind, samples, folder, timeout_s=timeout_s)
+    float_model, fixed_sizes = take_tflite(path, folder, timeout_s=timeout_s)
+    return Converted(float_model, 0.0, fixed_sizes, {"numpy": np.__version__})
 
 
 def run_tensorflow(
     path: Path, kind: str, samples: Mapping[str, np.ndarray], folder: Path, *, timeout_s: float
 ) -> Converted:
-    """The model as float and as int8 .tflite, calibrated on `samples` (what the model sees, (n, ...) for each input).
+    """The model as a float .tflite for inputs like `samples` (what the model sees, (n, ...) for each input).
 
-    `folder` takes what the two processes tell each other. Raises NotAModel, SamplesError or ConversionError.
+    `folder` takes it, and what the two processes tell each other. Raises NotAModel, SamplesError or ConversionError.
     """
     if importlib.util.find_spec("tensorflow") is None:
         raise MissingLibrary("converting needs TensorFlow", hint="pip install 'edgekit[convert]'")
     np.savez(folder / "samples.npz", **samples)  # type: ignore[arg-type]  # numpy's stub takes the names for options
-    command = [sys.executable, "-m", "edgekit.convert.tensorflow_child", kind, str(path.absolute()), str(folder)]
-    environment = {
-        **os.environ,
-        "TF_CPP_MIN_LOG_LEVEL": "3",
-        "TF_ENABLE_ONEDNN_OPTS": "0",
-        "KERAS_BACKEND": "tensorflow",
-    }
-    environment["CUDA_VISIBLE_DEVICES"] = "-1"  # converting needs no GPU, and one that is busy would fail it
-    environment["TMPDIR"] = str(folder)  # what a killed TensorFlow leaves behind goes with the folder
-    package = str(Path(errors.__file__).parents[1])
-    environment["PYTHONPATH"] = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
-    log = folder / "log.txt"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment, start_new_session=True
-        )
-        try:
-            code = process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            raise ConversionError(
-                f"TensorFlow did not finish with {path} in {timeout_s:g} s", hint="give it longer with --timeout"
-            ) from None
-        finally:  # also on Ctrl-C: nothing keeps running, nor what it may have started
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-    return _read_result(path, folder, code, log)
-
-
-def _read_result(path: Path, folder: Path, code: int, log: Path) -> Converted:
     try:
-        result: dict[str, Any] = json.loads((folder / "result.json").read_text("utf-8"))
-    except (OSError, ValueError):
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        last = (log.read_text("utf-8", "replace").strip().splitlines() or ["no output"])[-1]
-        raise ConversionError(
-            f"TensorFlow {how} while converting {path}: {last[:200]}",
-            hint="known for rolled LSTM and GRU layers: build them with unroll=True; SIGKILL: too little memory",
-        ) from None
-    if "error" in result:
-        kind = getattr(errors, result["error"], ConversionError)
-        assert issubclass(kind, EdgekitError)
-        raise kind(f"{path}: {result['message']}", hint=result["hint"])
+        result = run_tensorflow_child(
+            [kind, str(path.absolute()), str(folder)], folder, timeout_s=timeout_s, doing=f"converting {path}"
+        )
+    except EdgekitError as error:
+        if str(path) in str(error):
+            raise
+        raise type(error)(f"{path}: {error}", hint=error.hint) from None
     return Converted(
-        float_model=(folder / "float.tflite").read_bytes(),
-        int8_model=(folder / "int8.tflite").read_bytes(),
+        float_model=folder / "float.tflite",
         float_difference=result["float_difference"],
         fixed_sizes=result["fixed_sizes"],
         versions=result["versions"],
+    )
+
+
+def run_tensorflow_child(arguments: Sequence[str], folder: Path, *, timeout_s: float, doing: str) -> dict[str, Any]:
+    """What the child process with TensorFlow leaves in `folder` as its result; `doing` what, for messages."""
+    return run_child(
+        "edgekit.convert.tensorflow_child",
+        arguments,
+        folder,
+        timeout_s=timeout_s,
+        who="TensorFlow",
+        doing=doing,
+        hint="known for rolled LSTM and GRU layers: build them with unroll=True; SIGKILL: too little memory",
+        environment={
+            "TF_CPP_MIN_LOG_LEVEL": "3",
+            "TF_ENABLE_ONEDNN_OPTS": "0",
+            "KERAS_BACKEND": "tensorflow",
+            "CUDA_VISIBLE_DEVICES": "-1",  # converting needs no GPU, and one that is busy would fail it
+        },
     )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
+from edgekit.convert.flatbuffer import read_model
 from edgekit.convert.quality import answers
 from edgekit.convert.samples import Samples, spread
 from edgekit.runner.interpreter import open_interpreter
@@ -17,31 +18,45 @@ GOLDEN_COUNT = 32  # golden vectors at most,
 GOLDEN_BYTES = 1 << 20  # and at least two, but no more than that many bytes of inputs
 
 
-def make_golden(
-    models: Mapping[str, Model], paths: Mapping[str, Path], kept: Sequence[str], raw: Samples
-) -> tuple[bytes, dict[str, float]]:
+# of the largest answer; dynamic: activations are rounded to 8 bits while it runs, by each processor's kernels as they like
+_LEAST_SHARE = {"dynamic": 1e-2, "float16": 1e-3}
+
+
+def make_golden(models: Mapping[str, Model], paths: Mapping[str, Path], raw: Samples) -> tuple[bytes, dict[str, float]]:
     """golden.npz, and for each variant how far an answer may be from it.
 
     The allowance is measured, not guessed: XNNPACK's kernels against the reference kernels on the same inputs, doubled
-    (int8: at least 2 steps; float: at least 1e-4 of the largest answer), because a board's processor has kernels of
+    (integers: at least 2 steps; all: at least 1e-4 of the largest answer), because a board's processor has kernels of
     its own that round differently.
     """
-    inputs = raw.of_inputs([tensor.name for tensor in models["int8"].inputs])
+    inputs = raw.of_inputs([tensor.name for tensor in next(iter(models.values())).inputs])
     each = sum(array[0].nbytes for array in inputs.values())
     chosen = spread(raw.count, min(GOLDEN_COUNT, max(2, GOLDEN_BYTES // max(each, 1))))
     inputs = {name: array[chosen] for name, array in inputs.items()}
     arrays = {f"input/{name}": array for name, array in inputs.items()}
     tolerances = {}
-    for variant in kept:
-        model = models[variant]
+    for variant, model in models.items():
         other = Model(model.variant, [open_interpreter(paths[variant], threads=1, reference=True)], model.specs)
         fast, plain = (answers(m, inputs, raw_out=True) for m in (model, other))
         arrays |= {f"output/{variant}/{t.name}": a for t, a in zip(model.outputs, fast, strict=True)}
         difference = max(
             float(np.abs(a.astype(np.float64) - b.astype(np.float64)).max()) for a, b in zip(fast, plain, strict=True)
         )
-        least = 2.0 if variant == "int8" else 1e-4 * max(float(np.abs(a).max()) for a in fast)
+        least = max(_least_steps(model, paths[variant]), _LEAST_SHARE.get(variant, 1e-4) * _largest(fast))
         tolerances[variant] = float(f"{max(least, 2 * difference):.3g}")
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # numpy's stub takes the names for options
     return buffer.getvalue(), tolerances
+
+
+def _least_steps(model: Model, path: Path) -> float:
+    """Two steps of a quantized output, in its own units: 2 for integers, for floats what DEQUANTIZE makes of them."""
+    if any(tensor.scale is not None for tensor in model.outputs):
+        return 2.0
+    graph = read_model(path).subgraphs[0]
+    into = [op.inputs[0] for op in graph.operators if op.name == "DEQUANTIZE" and op.outputs[0] in graph.outputs]
+    return 2.0 * max((graph.tensors[index].scale[0] for index in into if graph.tensors[index].scale), default=0.0)
+
+
+def _largest(answers: list[np.ndarray]) -> float:
+    return max(float(np.abs(array.astype(np.float64)).max(initial=0.0)) for array in answers)

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib import metadata
 from pathlib import Path
 
+import numpy as np
+
 from edgekit import __version__, preprocess
-from edgekit.bundle import Bundle, Delegate, Manifest, Quality, Variant, check_replaceable, sha256_file, write_bundle
+from edgekit.bundle import Bundle, Delegate, Manifest, Quality, Variant, check_replaceable, write_bundle
+from edgekit.convert.choose import Tried
 from edgekit.convert.cost import macs
-from edgekit.convert.describe import full_int8_findings, operator_counts, per_channel_weights
+from edgekit.convert.describe import operator_counts, per_channel_weights
 from edgekit.convert.flatbuffer import read_model
-from edgekit.convert.frontend import model_kind, run_tensorflow
+from edgekit.convert.frontend import Converted, model_kind, to_float_tflite
 from edgekit.convert.golden import make_golden
+from edgekit.convert.modes import AUTO
+from edgekit.convert.provenance import digests, litert_version, model_name
 from edgekit.convert.quality import agreement, answers, judged
 from edgekit.convert.samples import Samples, preprocessed, read_samples, spread
+from edgekit.convert.variants import Made, check_modes, make_variants
 from edgekit.errors import ConversionError, InputError, PreprocessError, SamplesError
 from edgekit.runner.interpreter import open_interpreter
 from edgekit.runner.model import Model, describe_variant
@@ -40,10 +44,11 @@ class ConversionResult:
     bundle: Bundle
     variants: tuple[Variant, ...]
     float_bytes: int
-    int8_bytes: int
+    variant_bytes: Mapping[str, int]  # of each variant's file
     float_difference: float  # largest |float .tflite - source model|, relative to the source's largest output
     calibration_count: int
-    per_channel_weights: tuple[int, int]  # (with a scale for each channel, all) of convolutions and dense layers
+    per_channel_weights: tuple[int, int]  # (with a scale for each channel, all) of the default variant's layers
+    tried: Mapping[str, tuple[Tried, ...]]  # variant -> every range policy that was tried for it, and how it did
     warnings: tuple[str, ...]
 
 
@@ -56,19 +61,22 @@ def convert(
     target: str | None = None,
     spec: Path | None = None,
     labels: Path | None = None,
-    keep_float: bool = False,
+    modes: Sequence[str] = ("int8",),
+    ranges: str = AUTO,
     name: str | None = None,
     timeout_s: float = 1800.0,
     command: Sequence[str] = (),
     progress: Callable[[str], None] = lambda stage: None,
 ) -> ConversionResult:
-    """A bundle in `output` with the full-int8 variant of `model` (and with `keep_float` the float one).
+    """A bundle in `output` with a variant of `model` for each of `modes` (modes.MODES), the first one its default.
 
     `samples` (.npz/.npy) are raw inputs as the device will meet them; `spec` (TOML) says how they become what the model
-    sees. `evaluate` adds labels (`y`) and a task metric. The int8 file is checked operator by operator, the float one
-    against the source model. Raises InputError, ConversionError, MissingLibrary; nothing is written then.
+    sees. `ranges` is a policy (modes.POLICIES), or the best of them by samples held out. `evaluate` adds labels (`y`)
+    and a task metric. Each file is checked operator by operator, the float one against the source model.
+    Raises InputError, ConversionError, MissingLibrary; nothing is written then.
     """
-    kind = model_kind(model)
+    model_kind(model)
+    check_modes(modes)
     _check_output(output)
     board = load_target(target) if target is not None else None
     specs = read_specs(spec) if spec is not None else {}
@@ -81,31 +89,30 @@ def convert(
         _check_alike(raw, held_out, by_array)
     with tempfile.TemporaryDirectory(prefix="edgekit-") as scratch:
         folder = Path(scratch)
-        progress("convert with TensorFlow")
-        made = run_tensorflow(model, kind, preprocessed(calibration, by_array), folder, timeout_s=timeout_s)
-        if made.float_difference > FLOAT_TOLERANCE:
+        seen = preprocessed(calibration, by_array)
+        source = to_float_tflite(model, seen, folder, timeout_s=timeout_s, progress=progress)
+        if source.float_difference > FLOAT_TOLERANCE:
             raise ConversionError(
-                f"{model}: the float .tflite answers differently from the model ({made.float_difference:.2g} relative)",
+                f"{model}: the float .tflite answers differently from the model ({source.float_difference:.2g} relative)",
                 hint="does the model behave differently in training (dropout, batch norm)? export it for inference",
             )
-        per_channel = _check_int8(folder / "int8.tflite", model)
+        made = _make(model, source, modes, seen, folder / "variants", ranges, timeout_s, progress)
         progress("measure")
-        names = {"int8": folder / "int8.tflite", "float32": folder / "float.tflite"}
-        models = {n: _open(path, n, specs, board) for n, path in names.items()}
-        qualities = _measure(models, raw, held_out, bool(label_names))
-        kept = ["int8", "float32"] if keep_float else ["int8"]
+        models = {one.mode: _open(one, specs, board) for one in made}
+        float_model = models.get("float32") or _open(Made("float32", source.float_model, None, "", ()), specs, board)
+        qualities = _measure(float_model, models, raw, held_out, bool(label_names))
         progress("golden vectors")
-        golden, tolerances = make_golden(models, names, kept, raw)
-        contents = {f"models/{n}.tflite": names[n].read_bytes() for n in kept} | {"golden.npz": golden}
-        if label_names:
-            contents["labels.txt"] = ("\n".join(label_names) + "\n").encode()
-        variants = tuple(
-            replace(models[n].variant, qualities=qualities if n == "int8" else (), golden_tolerance=tolerances[n])
-            for n in kept
-        )
-    input_specs = models["int8"].specs
+        golden, tolerances = make_golden(models, {one.mode: one.path for one in made}, raw)
+        contents = {f"models/{one.mode}.tflite": one.path.read_bytes() for one in made} | {"golden.npz": golden}
+        per_channel = per_channel_weights(read_model(made[0].path))
+        float_bytes = source.float_model.stat().st_size
+    if label_names:
+        contents["labels.txt"] = ("\n".join(label_names) + "\n").encode()
+    variants = tuple(replace(models[n].variant, qualities=qualities[n], golden_tolerance=tolerances[n]) for n in models)
+    input_specs = models[modes[0]].specs
+    quantizers = {f"quantizer of {one.mode}": one.made_by for one in made if one.made_by}
     manifest = Manifest(
-        name=name or _name(model),
+        name=name or model_name(model),
         target=target,
         arch=board.arch if board is not None else None,
         variants=variants,
@@ -114,8 +121,14 @@ def convert(
         labels="labels.txt" if label_names else None,
         golden="golden.npz",
         files={},
-        made_by={"edgekit": __version__, "python": platform.python_version(), **made.versions, **_litert()},
-        made_from=_digests(model=model, samples=samples, evaluate=evaluate, preprocess=spec, labels=labels),
+        made_by={
+            "edgekit": __version__,
+            "python": platform.python_version(),
+            **source.versions,
+            **quantizers,
+            **litert_version(),
+        },
+        made_from=digests(model=model, samples=samples, evaluate=evaluate, preprocess=spec, labels=labels),
         command=tuple(command),
     )
     progress("write")
@@ -126,12 +139,13 @@ def convert(
     return ConversionResult(
         bundle=bundle,
         variants=variants,
-        float_bytes=len(made.float_model),
-        int8_bytes=len(made.int8_model),
-        float_difference=made.float_difference,
+        float_bytes=float_bytes,
+        variant_bytes={one.mode: len(contents[f"models/{one.mode}.tflite"]) for one in made},
+        float_difference=source.float_difference,
         calibration_count=len(next(iter(calibration.values()))),
         per_channel_weights=per_channel,
-        warnings=_warnings(raw, qualities, models["int8"], label_names, made.fixed_sizes),
+        tried={one.mode: one.tried for one in made},
+        warnings=_warnings(raw, variants, label_names, source.fixed_sizes),
     )
 
 
@@ -186,10 +200,29 @@ def _unwritable(path: Path, why: str) -> InputError:
     return InputError(f"{path} cannot be written: {why}", hint="choose another folder for -o")
 
 
-def _open(path: Path, variant: str, specs: Mapping[str, preprocess.Spec], board: Target | None) -> Model:
+def _make(
+    model: Path,
+    source: Converted,
+    modes: Sequence[str],
+    seen: Mapping[str, np.ndarray],
+    folder: Path,
+    ranges: str,
+    timeout_s: float,
+    progress: Callable[[str], None],
+) -> tuple[Made, ...]:
+    try:
+        return make_variants(
+            source.float_model, modes, seen, folder, policy=ranges, timeout_s=timeout_s, progress=progress
+        )
+    except ConversionError as error:
+        raise ConversionError(f"{model}: {error}", hint=error.hint) from error
+
+
+def _open(made: Made, specs: Mapping[str, preprocess.Spec], board: Target | None) -> Model:
     """The variant in the runner that will serve it."""
+    path = made.path
     interpreter = open_interpreter(path, threads=1)
-    described = describe_variant(interpreter, f"models/{variant}.tflite", quantization=variant)
+    described = describe_variant(interpreter, f"models/{made.mode}.tflite", quantization=made.mode)
     wanted = {t.name: specs.get(t.name, specs.get("", preprocess.Generic())) for t in described.inputs}
     unknown = set(specs) - {""} - {t.name for t in described.inputs}
     if unknown:
@@ -204,34 +237,26 @@ def _open(path: Path, variant: str, specs: Mapping[str, preprocess.Spec], board:
         threads = 1
     options = {} if threads is None else {"threads": threads}
     delegates = tuple(Delegate(d.name, options) for d in board.delegates) if board else (Delegate("cpu", options),)
-    variant_of = replace(described, operators=operators, delegates=delegates)
+    variant_of = replace(described, ranges=made.ranges, operators=operators, delegates=delegates)
     return Model(variant_of, [interpreter], wanted)
 
 
-def _check_int8(path: Path, model: Path) -> tuple[int, int]:
-    """How many of its weights are per channel; ConversionError if an operator is not int8."""
-    described = read_model(path)
-    findings = full_int8_findings(described)
-    if findings:
-        raise ConversionError(
-            f"{model}: the result is not full int8: {findings[0]}"
-            + (f" (and {len(findings) - 1} more)" if findings[1:] else ""),
-            hint="replace that layer by one with an int8 kernel; nothing was written",
-        )
-    return per_channel_weights(described)
-
-
 def _measure(
-    models: Mapping[str, Model], raw: Samples, held_out: Samples | None, has_labels: bool
-) -> tuple[Quality, ...]:
-    names = [tensor.name for tensor in models["int8"].inputs]
+    float_model: Model, models: Mapping[str, Model], raw: Samples, held_out: Samples | None, has_labels: bool
+) -> dict[str, tuple[Quality, ...]]:
+    """For each variant how it does beside the float model, on the labelled samples if there are any."""
     judge = held_out or raw
-    inputs = judge.of_inputs(names)
-    float_answers, int8_answers = (answers(models[n], inputs) for n in ("float32", "int8"))
-    task = [judged(float_answers, int8_answers, held_out)] if held_out is not None else []
-    classes = has_labels or any(quality.metric == "top-1 accuracy" for quality in task)
+    inputs = judge.of_inputs([tensor.name for tensor in float_model.inputs])
     source = f"measured on the workstation, {judge.name}"
-    return (*task, *agreement(float_answers, int8_answers, source, classes=classes))
+    float_answers = answers(float_model, inputs)
+    found = {}
+    for name, model in models.items():
+        theirs = float_answers if model is float_model else answers(model, inputs)
+        task = [judged(float_answers, theirs, held_out)] if held_out is not None else []
+        classes = has_labels or any(quality.metric == "top-1 accuracy" for quality in task)
+        beside = [] if model is float_model else agreement(float_answers, theirs, source, classes=classes)
+        found[name] = (*task, *beside)
+    return found
 
 
 def _read_labels(path: Path | None) -> list[str]:
@@ -243,9 +268,7 @@ def _read_labels(path: Path | None) -> list[str]:
         raise InputError(f"{path} cannot be read: {error}", hint="give a text file with one label a line") from error
 
 
-def _warnings(
-    raw: Samples, qualities: Sequence[Quality], model: Model, labels: Sequence[str], fixed_sizes: bool
-) -> tuple[str, ...]:
+def _warnings(raw: Samples, variants: Sequence[Variant], labels: Sequence[str], fixed_sizes: bool) -> tuple[str, ...]:
     found = []
     if not fixed_sizes:
         found.append("the graph only works with a free batch: it keeps operators that compute shapes while it runs")
@@ -253,45 +276,17 @@ def _warnings(
         found.append(
             f"only {raw.count} samples: ranges may be too narrow for what the device will meet; give about 100"
         )
-    for quality in qualities:
+    for name, quality in ((variant.name, quality) for variant in variants for quality in variant.qualities):
         if quality.metric == "top-1 accuracy" and quality.float_value is not None:
             drop = 100 * (quality.float_value - quality.value)
             if drop > 1.0:
-                found.append(f"int8 loses {drop:.1f} points of accuracy: do not ship this without looking into it")
+                found.append(f"{name} loses {drop:.1f} points of accuracy: do not ship this without looking into it")
         if quality.metric == "same class as float" and quality.value < 0.95:
-            found.append(f"int8 and float agree on only {quality.value:.1%} of the samples")
+            found.append(f"{name} and float agree on only {quality.value:.1%} of the samples")
         if quality.metric == "SQNR to float, dB" and quality.value < 10.0:
-            found.append(f"int8 answers are far from the float ones ({quality.value:g} dB): compare them before use")
-    classes = model.outputs[0].shape[-1] if model.outputs[0].shape else 1
+            found.append(f"{name} answers are far from the float ones ({quality.value:g} dB): compare them before use")
+    outputs = variants[0].outputs
+    classes = outputs[0].shape[-1] if outputs[0].shape else 1
     if labels and len(labels) != classes:
         found.append(f"{len(labels)} labels for {classes} outputs")
     return tuple(found)
-
-
-def _name(model: Path) -> str:
-    whole = model.resolve().name if model.name in ("", "..") else model.name
-    return whole.removesuffix(model.suffix) or whole
-
-
-def _digests(**paths: Path | None) -> dict[str, str]:
-    """The hash of everything that went in, by file name; by role and name where two have the same name."""
-    given = {role: path for role, path in paths.items() if path is not None}
-    names = [path.name for path in given.values()]
-    return {
-        path.name if names.count(path.name) == 1 else f"{role}/{path.name}": _digest(path)
-        for role, path in given.items()
-    }
-
-
-def _digest(path: Path) -> str:
-    """SHA-256 of a file, or of a folder's files and their names."""
-    if path.is_file():
-        return sha256_file(path)
-    digest = hashlib.sha256()
-    for file in sorted(p for p in path.rglob("*") if p.is_file()):
-        digest.update(f"{file.relative_to(path).as_posix()} {sha256_file(file)}\n".encode())
-    return digest.hexdigest()
-
-
-def _litert() -> dict[str, str]:
-    return {"ai-edge-litert": metadata.version("ai-edge-litert")}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -28,13 +28,8 @@ def agreement(
     out) also how often both have their largest value at the same place: for boxes or a spectrum that would say nothing.
     """
     count = len(float_answers[0])
-    signal = sum(float(np.square(f, dtype=np.float64).sum()) for f in float_answers)
-    noise = sum(
-        float(np.square(f.astype(np.float64) - q).sum()) for f, q in zip(float_answers, int8_answers, strict=True)
-    )
-    decibel = 10 * np.log10(signal / noise) if signal and noise else (300.0 if not noise else -300.0)
-    found = [Quality("SQNR to float, dB", round(float(decibel), 2), None, count, source)]
-    if _is_scores(float_answers) and (classes or _is_probabilities(float_answers[0])):
+    found = [Quality("SQNR to float, dB", round(sqnr_db(float_answers, int8_answers), 2), None, count, source)]
+    if has_scores(float_answers) and (classes or _is_probabilities(float_answers[0])):
         same = float(np.mean(float_answers[0].argmax(1) == int8_answers[0].argmax(1)))
         found.append(Quality("same class as float", round(same, 6), None, count, source))
     return found
@@ -48,7 +43,7 @@ def judged(float_answers: list[np.ndarray], int8_answers: list[np.ndarray], samp
     labels = samples.labels
     assert labels is not None
     source = f"measured on the workstation, {samples.name}"
-    if labels.dtype.kind in "iub" and labels.size == len(labels) and _is_scores(float_answers):
+    if labels.dtype.kind in "iub" and labels.size == len(labels) and has_scores(float_answers):
         labels = labels.reshape(-1)
         classes = float_answers[0].shape[1]
         if int(labels.min()) < 0 or int(labels.max()) >= classes:
@@ -67,7 +62,17 @@ def judged(float_answers: list[np.ndarray], int8_answers: list[np.ndarray], samp
     )
 
 
-def _is_scores(outputs: list[np.ndarray]) -> bool:
+def sqnr_db(float_answers: Sequence[np.ndarray], other_answers: Sequence[np.ndarray]) -> float:
+    """10 log10(sum f^2 / sum (f - q)^2) over all of the answers; 300 where they are equal."""
+    signal = sum(float(np.square(f, dtype=np.float64).sum()) for f in float_answers)
+    noise = sum(
+        float(np.square(f.astype(np.float64) - q).sum()) for f, q in zip(float_answers, other_answers, strict=True)
+    )
+    return float(10 * np.log10(signal / noise)) if signal and noise else (300.0 if not noise else -300.0)
+
+
+def has_scores(outputs: Sequence[np.ndarray]) -> bool:
+    """Whether the model has one output, and that is a vector of scores."""
     return len(outputs) == 1 and outputs[0].ndim == 2 and outputs[0].shape[1] > 1
 
 

@@ -1,4 +1,4 @@
-"""The child process that converts: the only file that imports tensorflow. Writes .tflite files and result.json.
+"""The child process with TensorFlow: the only file that imports it. Writes .tflite files and result.json.
 
 Whatever comes in is traced again with every size of its inputs fixed, a batch of 1: with a free batch TensorFlow leaves
 SHAPE, STRIDED_SLICE, PACK and RESHAPE in the graph, which cost time and which delegates refuse.
@@ -6,9 +6,7 @@ SHAPE, STRIDED_SLICE, PACK and RESHAPE in the graph, which cost time and which d
 
 from __future__ import annotations
 
-import ctypes
 import json
-import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from edgekit.convert.child import end_with_parent, report
 from edgekit.convert.keras_file import check_custom_objects
 from edgekit.errors import ConversionError, EdgekitError, NotAModel, SamplesError
 
@@ -35,19 +34,17 @@ class Source:
 
 
 def main(kind: str, path: Path, folder: Path) -> None:
-    """Converts and leaves the result, or the error, in `folder`."""
-    if sys.platform == "linux":  # ends with its parent, however that one ends
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    """Converts, or quantizes, and leaves the result, or the error, in `folder`."""
+    end_with_parent()
     warnings.filterwarnings("ignore", message=".*tf.lite.Interpreter is deprecated", category=UserWarning)
     try:
-        result = convert(kind, path, folder)
+        report(folder, quantize(folder) if kind == "quantize" else convert(kind, path, folder))
     except EdgekitError as error:
-        result = {"error": type(error).__name__, "message": str(error), "hint": error.hint}
-    (folder / "result.json").write_text(json.dumps(result), "utf-8")
+        report(folder, error)
 
 
 def convert(kind: str, path: Path, folder: Path) -> dict[str, Any]:
-    """float.tflite and int8.tflite in `folder`, and what is to be said about them."""
+    """float.tflite in `folder`, and what is to be said about it."""
     if kind == "keras":
         check_custom_objects(path)
     import keras
@@ -59,23 +56,15 @@ def convert(kind: str, path: Path, folder: Path) -> dict[str, Any]:
     fixed = {name: tf.TensorSpec(samples[name].shape[1:], spec.dtype, name) for name, spec in source.inputs.items()}
     try:
         traced = _traced(tf, source, fixed, folder / "fixed")
-        float_model = _converted(_converter(tf, traced), "to float")
+        float_model = _converted(_converter(tf, traced).convert, "convert it to float")
     except ConversionError as error:  # a graph may insist on a free batch
         print(error, file=sys.stderr)
         fixed = {}
         traced = _traced(tf, source, source.inputs, folder / "free")
-        float_model = _converted(_converter(tf, traced), "to float")
+        float_model = _converted(_converter(tf, traced).convert, "convert it to float")
     difference = _difference(tf, source, float_model, samples)
 
-    converter = _converter(tf, traced)
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    converter.representative_dataset = lambda: _one_by_one(samples)
-    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-    converter.inference_input_type = tf.int8
-    converter.inference_output_type = tf.int8
-    int8_model = _converted(converter, "to int8")
     (folder / "float.tflite").write_bytes(float_model)
-    (folder / "int8.tflite").write_bytes(int8_model)
     versions = {"tensorflow": tf.__version__, "keras": keras.__version__, "numpy": np.__version__}
     return {"float_difference": difference, "fixed_sizes": bool(fixed), "versions": versions}
 
@@ -216,14 +205,39 @@ def _converter(tf: Any, folder: Path) -> Any:
     return tf.lite.TFLiteConverter.from_saved_model(str(folder), signature_keys=[SIGNATURE])
 
 
-def _converted(converter: Any, what: str) -> bytes:
+def _converted(work: Callable[[], Any], what: str) -> bytes:
     try:
-        return bytes(converter.convert())
+        return bytes(work())
     except Exception as error:
         raise ConversionError(
-            f"TensorFlow cannot convert it {what}: {_first_line(error)}",
+            f"TensorFlow cannot {what}: {_first_line(error)}",
             hint="an operator without a TFLite version or int8 form: replace that layer; LSTM and GRU: unroll=True",
         ) from error
+
+
+def quantize(folder: Path) -> dict[str, str]:
+    """What quantize_child.py does, by the quantizer in TFLiteConverter (MLIR), which takes ranges stamped into a file."""
+    import tensorflow as tf
+    from tensorflow.compiler.mlir.lite import types_pb2
+    from tensorflow.lite.python.convert import mlir_quantize
+
+    from edgekit.convert.stamp import packed, stamp, unpacked
+
+    job = json.loads((folder / "job.json").read_text("utf-8"))
+    outside = {"int8": tf.int8, "int8-float-io": tf.float32, "int16x8": tf.int16}[job["mode"]]
+    types = {"inference_type": types_pb2.QUANTIZED_INT16} if job["mode"] == "int16x8" else {}
+    model = unpacked(Path(job["model"]).read_bytes())
+    for number, ranges in enumerate(job["ranges"]):
+        stamp(model, ranges)
+        stamped = packed(model)
+        made = _converted(
+            lambda stamped=stamped: mlir_quantize(  # type: ignore[misc]  # bound now, called now
+                stamped, fully_quantize=True, input_data_type=outside, output_data_type=outside, **types
+            ),
+            "quantize it",
+        )
+        (folder / f"{number}.tflite").write_bytes(made)
+    return {"made_by": f"tensorflow {tf.__version__}"}
 
 
 def _difference(tf: Any, source: Source, float_model: bytes, samples: Mapping[str, np.ndarray]) -> float:
@@ -253,4 +267,4 @@ def _first_line(error: Exception) -> str:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))
+    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[-1]))

@@ -91,10 +91,11 @@ def require_runtime() -> None:
         raise MissingLibrary(str(_unusable), hint=_unusable.hint)
 
 
-def open_interpreter(path: Path | str, threads: int, *, reference: bool = False) -> Any:
+def open_interpreter(path: Path | str, threads: int, *, reference: bool = False, **options: Any) -> Any:
     """An `Interpreter` of the model in `path`, its tensors allocated, on `threads` CPU threads (XNNPACK where it can).
 
-    `reference`: the plain C++ kernels instead, slow and independent of the processor: a second opinion.
+    `reference`: the plain C++ kernels instead, slow and independent of the processor: a second opinion. `options` are
+    the runtime's own, for looking inside (`experimental_preserve_all_tensors`, ...).
 
     Raises MissingLibrary without a usable runtime, BundleError if the runtime refuses the file.
     """
@@ -103,7 +104,7 @@ def open_interpreter(path: Path | str, threads: int, *, reference: bool = False)
         with _without_info_lines():
             kernels = _runtime.OpResolverType.BUILTIN_REF if reference else _runtime.OpResolverType.AUTO
             interpreter = _runtime.Interpreter(
-                model_path=str(path), num_threads=threads, experimental_op_resolver_type=kernels
+                model_path=str(path), num_threads=threads, experimental_op_resolver_type=kernels, **options
             )
             interpreter.allocate_tensors()
     except (ValueError, RuntimeError) as error:

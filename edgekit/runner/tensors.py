@@ -23,7 +23,7 @@ def describe_variant(interpreter: Any, file: str, *, quantization: str) -> Varia
     names = _signature_names(interpreter)
     inputs = [_tensor(details, names) for details in interpreter.get_input_details()]
     outputs = [_tensor(details, names) for details in interpreter.get_output_details()]
-    return Variant(quantization, file, quantization, tuple(inputs), tuple(outputs), {}, (), (), 0.0)
+    return Variant(quantization, file, quantization, None, tuple(inputs), tuple(outputs), {}, (), (), 0.0)
 
 
 def _signature_names(interpreter: Any) -> dict[str, str]:

@@ -58,7 +58,7 @@ def main() -> None:
         str(data / "samples.npz"),
     ]
     convert += ["--evaluate", str(data / "evaluate.npz"), "--preprocess", str(HERE / "preprocess.toml")]
-    run(*convert, "--labels", str(HERE / "labels.txt"), "--keep-float")
+    run(*convert, "--labels", str(HERE / "labels.txt"), "--mode", "int8", "--mode", "float32")
     run("edgekit", "inspect", str(bundle))
     run("edgekit", "deploy", str(bundle), device)
     status = json.loads(run("edgekit", "status", device, "--json", quiet=True))

@@ -1,0 +1,89 @@
+"""Runs one of our modules in a process of its own: converters crash, hang and print, we must not."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from edgekit import errors
+from edgekit.errors import ConversionError, EdgekitError
+
+
+def run_child(
+    module: str,
+    arguments: Sequence[str],
+    folder: Path,
+    *,
+    timeout_s: float,
+    who: str,
+    doing: str,
+    hint: str,
+    environment: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """What `python -m module ARGUMENTS` left in `folder`/result.json; the folder takes its log and temporary files too.
+
+    `who` is `doing` what, for messages: "TensorFlow", "converting net.keras". An error that the child reports with
+    `report` is raised here; ConversionError with `hint` when it crashes, and when it takes longer than `timeout_s`.
+    """
+    package = str(Path(errors.__file__).parents[1])
+    variables = {**os.environ, **(environment or {})}
+    variables["TMPDIR"] = str(folder)  # what a killed child leaves behind goes with the folder
+    variables["PYTHONPATH"] = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
+    (folder / "result.json").unlink(missing_ok=True)
+    log = folder / "log.txt"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", module, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=variables,
+            start_new_session=True,
+        )
+        try:
+            code = process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            raise ConversionError(
+                f"{who} did not finish {doing} in {timeout_s:g} s", hint="give it longer with --timeout"
+            ) from None
+        finally:  # also on Ctrl-C: nothing keeps running, nor what it may have started
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    return _read_result(folder, code, log, who, doing, hint)
+
+
+def _read_result(folder: Path, code: int, log: Path, who: str, doing: str, hint: str) -> dict[str, Any]:
+    try:
+        result: dict[str, Any] = json.loads((folder / "result.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        last = (log.read_text("utf-8", "replace").strip().splitlines() or ["no output"])[-1]
+        raise ConversionError(f"{who} {how} while {doing}: {last[:200]}", hint=hint) from None
+    if "error" in result:
+        kind = getattr(errors, result["error"], ConversionError)
+        assert issubclass(kind, EdgekitError)
+        raise kind(result["message"], hint=result["hint"])
+    return result
+
+
+def end_with_parent() -> None:
+    """The calling process is killed when its parent is gone, however that one ended."""
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def report(folder: Path, result: Mapping[str, Any] | EdgekitError) -> None:
+    """Leaves a child's result, or its error, where `run_child` looks for it."""
+    if isinstance(result, EdgekitError):
+        result = {"error": type(result).__name__, "message": str(result), "hint": result.hint}
+    (folder / "result.json").write_text(json.dumps(result), "utf-8")

@@ -1,0 +1,155 @@
+"""Which range policy a network gets: each is tried, and judged on samples that did not make its ranges."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from edgekit.convert.calibrate import Extremes, Feeds, cores, measure_extremes, measure_histograms
+from edgekit.convert.modes import AUTO, POLICIES
+from edgekit.convert.quality import answers, has_scores, sqnr_db
+from edgekit.convert.quantize import Quantized, quantize
+from edgekit.convert.ranges import BY_EXTREMES, BY_HISTOGRAMS, Ranges
+from edgekit.errors import InputError
+from edgekit.runner.interpreter import open_interpreter
+from edgekit.runner.model import Model, describe_variant
+
+HELD_OUT_EVERY = 5  # of the samples, evenly spread: 20 % judge, 80 % make ranges
+FEWEST = 10  # samples, below which none can be spared to judge
+HELD_OUT_MOST = 100  # samples that judge, at most: more do not change the order
+GOOD_DB = 25.0  # below this the policies that need histograms are tried as well
+UNCHOSEN = "min-max"  # where nothing is tried
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One policy and how it did on held-out samples."""
+
+    policy: str
+    sqnr_db: float  # over all held-out outputs: one clipped answer counts much
+    median_sqnr_db: float  # of single samples: one odd sample does not decide
+    same_class: float | None  # share of samples with float's class; None if the output is no vector of scores
+    count: int  # samples judged
+
+    @property
+    def score_db(self) -> float:
+        """The mean of the two: the first alone falls for one odd sample, the second does not see clipped ones."""
+        return (self.sqnr_db + self.median_sqnr_db) / 2
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The ranges that a variant gets, and the file made with them."""
+
+    policy: str
+    ranges: Ranges
+    path: Path
+    made_by: str
+    tried: tuple[Tried, ...]  # empty: too few samples, or the policy was asked for
+
+
+def choose(
+    float_model: Path, mode: str, feeds: Feeds, folder: Path, *, policy: str = AUTO, timeout_s: float = 1800.0
+) -> Choice:
+    """`float_model` in `mode` with the ranges that lose least, by the policy that is asked for or the best of all.
+
+    `feeds` are what the model sees. Every fifth sample judges and makes no ranges; then the winner measures
+    all samples, and is taken unless that made it worse (one odd sample among those held out).
+    Raises InputError for an unknown policy, ConversionError as `quantize` does.
+    """
+    if policy not in (AUTO, *POLICIES):
+        raise InputError(f"no range policy is called {policy!r}", hint=f"there are: {', '.join((AUTO, *POLICIES))}")
+    extremes = measure_extremes(float_model, feeds)
+    count = len(extremes.low)
+    if policy != AUTO or count < FEWEST or mode == "int16x8":  # 65,536 steps: to clip costs more than it brings
+        wanted = UNCHOSEN if policy == AUTO else policy
+        ranges = _one(float_model, feeds, extremes, wanted)
+        made = quantize(float_model, mode, [ranges], folder, timeout_s=timeout_s)
+        return Choice(wanted, ranges, made.paths[0], made.made_by, ())
+    held_out = np.arange(HELD_OUT_EVERY - 1, count, HELD_OUT_EVERY)
+    rest = np.setdiff1d(np.arange(count), held_out)
+    trial = _Trial(float_model, mode, feeds, held_out[:: -(-len(held_out) // HELD_OUT_MOST)], folder, timeout_s)
+    others = extremes.of(rest)
+    trial.judge({name: by(others) for name, by in BY_EXTREMES.items()})
+    if best_of(trial.tried).score_db < GOOD_DB:
+        histograms = measure_histograms(float_model, _some(feeds, rest), others)
+        trial.judge({name: by(histograms) for name, by in BY_HISTOGRAMS.items()})
+    tried = tuple(trial.tried)
+    best = best_of(tried)
+    trial.judge({best.policy: _one(float_model, feeds, extremes, best.policy)})
+    place = len(tried) if best_of((best, trial.tried[-1])) is not best else tried.index(best)
+    return Choice(best.policy, trial.ranges[place], trial.paths[place], trial.made_by[place], tried)
+
+
+def best_of(tried: Sequence[Tried]) -> Tried:
+    """The best score among those whose classes agree with float's as often as the best one's, but for chance.
+
+    Chance: two standard errors of the share, at least two samples. Of equals the last: its ranges saw most.
+    """
+    shares = [one.same_class for one in tried if one.same_class is not None]
+    most = max(shares, default=0.0)
+    allowed = max(2 * np.sqrt(most * (1 - most) / tried[0].count), 2 / tried[0].count) if shares else 0.0
+    fit = [one for one in tried if one.same_class is None or one.same_class >= most - allowed]
+    return max(reversed(fit), key=lambda one: one.score_db)
+
+
+class _Trial:
+    """Policies judged on the same samples, a few at a time."""
+
+    def __init__(
+        self, float_model: Path, mode: str, feeds: Feeds, held_out: np.ndarray, folder: Path, timeout_s: float
+    ) -> None:
+        self.tried: list[Tried] = []
+        self.ranges: list[Ranges] = []  # one for each of `tried`, as
+        self.paths: list[Path] = []  # the files
+        self.made_by: list[str] = []
+        self._float_model, self._mode, self._folder, self._timeout_s = float_model, mode, folder, timeout_s
+        self._feeds = _some(feeds, held_out)
+        self._float_answers = _answers(float_model, self._feeds, threads=cores())
+
+    def judge(self, policies: Mapping[str, Ranges]) -> None:
+        folder = self._folder / f"trial{len(self.tried)}"
+        made: Quantized = quantize(
+            self._float_model, self._mode, list(policies.values()), folder, timeout_s=self._timeout_s
+        )
+        with ThreadPoolExecutor(cores()) as pool:
+            found = pool.map(lambda path: _answers(path, self._feeds, threads=1), made.paths)
+            for policy, theirs in zip(policies, found, strict=True):
+                self.tried.append(judged(policy, self._float_answers, theirs))
+        self.ranges += policies.values()
+        self.paths += made.paths
+        self.made_by += [made.made_by] * len(made.paths)
+
+
+def judged(policy: str, wanted: Sequence[np.ndarray], got: Sequence[np.ndarray]) -> Tried:
+    """How near the answers of a policy's model are to float's."""
+    count = len(wanted[0])
+    each = [sqnr_db([w[i] for w in wanted], [g[i] for g in got]) for i in range(count)]
+    same = float(np.mean(wanted[0].argmax(1) == got[0].argmax(1))) if has_scores(wanted) else None
+    return Tried(policy, round(sqnr_db(wanted, got), 2), round(float(np.median(each)), 2), same, count)
+
+
+def _one(float_model: Path, feeds: Feeds, extremes: Extremes, policy: str) -> Ranges:
+    """The ranges by one policy, with all the samples."""
+    if policy in BY_EXTREMES:
+        return BY_EXTREMES[policy](extremes)
+    return BY_HISTOGRAMS[policy](measure_histograms(float_model, feeds, extremes))
+
+
+def _some(feeds: Feeds, samples: np.ndarray) -> Feeds:
+    return {name: array[samples] for name, array in feeds.items()}
+
+
+def _answers(path: Path, feeds: Feeds, *, threads: int) -> list[np.ndarray]:
+    """The model's answers to what the model sees, through the runner; float whatever comes out of the file."""
+    interpreter = open_interpreter(path, threads)
+    variant = describe_variant(interpreter, path.name, quantization="trial")
+    inputs = {
+        tensor.name: feeds[tensor.name][:, 0] if tensor.shape[:1] == (1,) else feeds[tensor.name]
+        for tensor in variant.inputs
+    }
+    return answers(Model(variant, [interpreter], {}), inputs)

@@ -1,0 +1,29 @@
+"""The names of what can be asked for: modes of quantization, policies for ranges; nothing is imported for them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+# mode -> the quantizers that can make it, in the order in which they are tried
+BACK_ENDS: Mapping[str, tuple[str, ...]] = {
+    "int8": ("litert", "litert-quantizer", "tensorflow"),
+    "int8-float-io": ("litert", "litert-quantizer", "tensorflow"),
+    "int16x8": ("litert", "litert-quantizer", "tensorflow"),
+    "dynamic": ("litert-quantizer",),
+    "weights8": ("litert-quantizer",),
+    "weights4": ("litert-quantizer",),
+    "float16": ("litert-quantizer",),
+    "float32": (),
+}
+MODES = tuple(BACK_ENDS)
+WITH_RANGES = ("int8", "int8-float-io", "int16x8")  # whose activations are quantized ahead of time
+
+QUANTILES = (0.99, 0.975, 0.95, 0.9, 0.75)  # of each sample's extremes, over the samples
+PERCENTILES = (99.999, 99.99)  # of all values
+POLICIES = (
+    "min-max",
+    *(f"quantile-{q:g}" for q in QUANTILES),
+    *(f"percentile-{p:g}" for p in PERCENTILES),
+    "least-error",
+)
+AUTO = "auto"  # the best of them, by samples held out

@@ -1,0 +1,152 @@
+"""The child process that quantizes without TensorFlow, and loads what came out: quantizers crash, and write what crashes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from edgekit.convert.child import end_with_parent, report
+from edgekit.errors import ConversionError, EdgekitError
+
+Ranges = Mapping[str, "tuple[float, float]"]
+_CAST_OPERATORS = ("CONV_2D", "DEPTHWISE_CONV_2D", "CONV_2D_TRANSPOSE", "FULLY_CONNECTED", "EMBEDDING_LOOKUP")
+
+
+def main(back_end: str, folder: Path) -> None:
+    """Does what `folder`/job.json says and leaves `0.tflite`, `1.tflite`, ... there, one for each set of ranges."""
+    end_with_parent()
+    try:
+        report(folder, {"made_by": run(back_end, folder)})
+    except EdgekitError as error:
+        report(folder, error)
+
+
+def run(back_end: str, folder: Path) -> str:
+    """Makes the files and loads them; gives the quantizer's name and version."""
+    job = json.loads((folder / "job.json").read_text("utf-8"))
+    model, mode, several = Path(job["model"]), job["mode"], job["ranges"]
+    if back_end == "none":  # only to see whether a file can be run
+        check_runs(model)
+        return ""
+    make, package = {"litert": (with_litert, "ai-edge-litert"), "litert-quantizer": (with_litert_quantizer, None)}[
+        back_end
+    ]
+    try:
+        for number, content in enumerate(make(model, mode, several)):
+            path = folder / f"{number}.tflite"
+            path.write_bytes(content)
+            check_runs(path)
+    except ImportError as error:
+        raise ConversionError(f"not installed ({error})", hint="pip install 'edgekit[convert]'") from error
+    except EdgekitError:
+        raise
+    except Exception as error:  # pybind gives whatever the C++ code threw; litert-quantizer has a dozen kinds
+        told = next(iter(str(error).strip().splitlines()), "")
+        raise ConversionError(f"{type(error).__name__}: {told[:200]}", hint="try another --mode") from error
+    package = package or "litert-quantizer"
+    return f"{package} {metadata.version(package)}"
+
+
+def check_runs(path: Path) -> None:
+    """ConversionError unless the runner's interpreter loads the file and one inference on zeros goes through."""
+    from edgekit.runner.interpreter import open_interpreter
+
+    try:
+        interpreter = open_interpreter(path, threads=1)
+        for details in interpreter.get_input_details():
+            content = interpreter.get_tensor(details["index"])
+            content[...] = 0
+            interpreter.set_tensor(details["index"], content)
+        interpreter.invoke()
+    except (EdgekitError, ValueError, RuntimeError) as error:
+        told = next(iter(str(error).strip().splitlines()), "")
+        raise ConversionError(f"LiteRT does not run it: {told[:200]}", hint="try another --mode") from error
+
+
+# --- the quantizer in ai-edge-litert's wheel ------------------------------------------------------------------------
+
+
+def with_litert(path: Path, mode: str, several: Sequence[Ranges]) -> Iterator[bytes]:
+    """The int8 and int16 forms, by the engine behind TFLiteConverter's: private to the wheel, no further dependencies.
+
+    Arguments in lite/python/optimize/calibration_wrapper.h: input, output, allow float, activations, biases,
+    per tensor weights, per tensor weights of dense layers.
+    """
+    import numpy as np
+    from ai_edge_litert import _pywrap_tensorflow_lite_calibration_wrapper as wrapper
+
+    from edgekit.convert.stamp import packed, stamp, unpacked
+
+    numbers = {name: np.dtype(name).num for name in ("int8", "int16", "int32", "int64", "float32")}
+    outside, inside, bias = {
+        "int8": ("int8", "int8", "int32"),
+        "int8-float-io": ("float32", "int8", "int32"),
+        "int16x8": ("int16", "int16", "int64"),
+    }[mode]
+    model = unpacked(path.read_bytes())
+    for ranges in several:
+        stamp(model, ranges)
+        stamped = packed(model)  # a name of its own: the wrapper keeps a bare pointer to it
+        quantizer = wrapper.CalibrationWrapper(stamped, [], [])
+        quantizer.Prepare()
+        yield bytes(
+            quantizer.QuantizeModel(
+                numbers[outside], numbers[outside], False, numbers[inside], numbers[bias], False, False
+            )
+        )
+
+
+# --- litert-quantizer -----------------------------------------------------------------------------------------------
+
+
+def with_litert_quantizer(path: Path, mode: str, several: Sequence[Ranges]) -> Iterator[bytes]:
+    """Every mode, by Google's litert-quantizer (ai-edge-quantizer until 0.10), public; wants scipy."""
+    import logging
+
+    import numpy as np
+    from litert_quantizer import quantizer, recipe
+
+    from edgekit.convert.stamp import packed, unpacked
+
+    logging.disable(logging.WARNING)
+    recipes: Mapping[str, Callable[[], Any]] = {
+        "int8": recipe.static_wi8_ai8,
+        "int8-float-io": recipe.static_wi8_ai8,
+        "int16x8": recipe.static_wi8_ai16,
+        "dynamic": recipe.dynamic_wi8_afp32,
+        "weights8": recipe.weight_only_wi8_afp32,
+        "weights4": recipe.weight_only_wi4_afp32,
+    }
+    for ranges in several or ({},):
+        maker = quantizer.Quantizer(str(path), recipes[mode]() if mode in recipes else None)
+        if mode == "float16":
+            for name in _CAST_OPERATORS:
+                maker.add_weight_only_config(
+                    ".*",
+                    quantizer.qtyping.TFLOperationName[name],
+                    16,
+                    algorithm_key=quantizer.AlgorithmName.FLOAT_CASTING,
+                )
+        elif mode == "int8-float-io":
+            for name in ("INPUT", "OUTPUT"):
+                maker.update_quantization_recipe(
+                    ".*",
+                    quantizer.qtyping.TFLOperationName[name],
+                    algorithm_key=quantizer.AlgorithmName.NO_QUANTIZE,
+                )
+        values = None
+        if ranges:
+            values = {
+                name: {"min": np.array([low], np.float32), "max": np.array([high], np.float32)}
+                for name, (low, high) in ranges.items()
+            }
+        done = maker.quantize(values, enable_progress_report=False)
+        yield packed(unpacked(bytes(done.quantized_model)))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))

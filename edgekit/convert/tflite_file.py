@@ -1,0 +1,97 @@
+"""A float .tflite given as the model; and the samples, shaped as its inputs take them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from edgekit.bundle import Tensor
+from edgekit.convert.describe import quantization
+from edgekit.convert.flatbuffer import read_model
+from edgekit.convert.quantize import check_runs
+from edgekit.errors import ConversionError, NotAModel, SamplesError
+
+SIGNATURE = b"serving_default"
+
+
+def take_tflite(path: Path, folder: Path, *, timeout_s: float) -> tuple[Path, bool]:
+    """float.tflite in `folder`, and whether every size in it is fixed.
+
+    A file without a signature gets one, with the tensors' own names: quantizers rename tensors, not a signature's
+    inputs. Raises NotAModel for a file that is quantized already or that LiteRT does not run.
+    """
+    described = read_model(path)
+    if quantization(described) != "none":
+        raise NotAModel(
+            f"{path} is quantized already", hint="give the float .tflite, or the model that it was converted from"
+        )
+    graph = described.subgraphs[0]
+    free = [t.name for t in graph.tensors if any(size < 0 for size in (t.shape_signature or ())[1:])]
+    if free and any(i in graph.inputs for i in range(len(graph.tensors)) if graph.tensors[i].name in free):
+        raise NotAModel(
+            f"{path}: input {free[0]!r} has sizes that are not fixed", hint="convert the model again with fixed sizes"
+        )
+    content = path.read_bytes()
+    if not described.signatures:
+        content = _with_signature(content)
+    copy = folder / "float.tflite"
+    copy.write_bytes(content)
+    try:
+        check_runs(copy, folder / "check", timeout_s=timeout_s)
+    except ConversionError as error:
+        raise NotAModel(
+            f"{path}: {error}", hint="does it have custom or Flex operators? was it copied completely?"
+        ) from error
+    computed = {"SHAPE", "STRIDED_SLICE", "PACK"} & {operator.name for operator in graph.operators}
+    return copy, not ("SHAPE" in computed and any(-1 in (t.shape_signature or ()) for t in graph.tensors))
+
+
+def _with_signature(content: bytes) -> bytes:
+    from ai_edge_litert import schema_py_generated as schema
+
+    from edgekit.convert.stamp import packed, unpacked
+
+    model = unpacked(content)
+    graph = model.subgraphs[0]
+    signature = schema.SignatureDefT()
+    signature.signatureKey, signature.subgraphIndex = SIGNATURE, 0
+    for side, indexes in (("inputs", graph.inputs), ("outputs", graph.outputs)):
+        maps = []
+        for index in indexes:
+            entry = schema.TensorMapT()
+            entry.name, entry.tensorIndex = graph.tensors[index].name, int(index)
+            maps.append(entry)
+        setattr(signature, side, maps)
+    model.signatureDefs = [signature]
+    return packed(model)
+
+
+def fed(samples: Mapping[str, np.ndarray], inputs: Sequence[Tensor]) -> dict[str, np.ndarray]:
+    """What the model sees, (n, ...) by input, as its tensors take it: (n, *shape of the tensor), in their dtype.
+
+    Raises SamplesError where samples and model do not fit.
+    """
+    if len(inputs) == len(samples) == 1:
+        samples = {inputs[0].name: next(iter(samples.values()))}
+    names = [tensor.name for tensor in inputs]
+    if set(samples) != set(names):
+        raise SamplesError(
+            f"the samples are for {', '.join(samples)}, the model's inputs are {', '.join(names)}",
+            hint="save one array for each input, under the input's name",
+        )
+    out = {}
+    for tensor in inputs:
+        array, dtype = samples[tensor.name], np.dtype(tensor.dtype)
+        wanted = tensor.shape[1:] if tensor.shape[:1] == (1,) else tensor.shape
+        if array.shape[1:] != wanted:
+            told = ", ".join(["n", *map(str, array.shape[1:])]), ", ".join(["n", *map(str, wanted)])
+            raise SamplesError(
+                f"samples of shape ({told[0]}) do not fit input {tensor.name!r}, which is ({told[1]})",
+                hint="give samples as the model sees them, or a --preprocess spec that makes them so",
+            )
+        if dtype.kind != "f" and array.dtype.kind == "f":
+            raise SamplesError(f"input {tensor.name!r} takes {dtype}, the samples are float", hint="give integers")
+        out[tensor.name] = array.astype(dtype, copy=False).reshape(len(array), *tensor.shape)
+    return out
