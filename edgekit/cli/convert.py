@@ -37,6 +37,18 @@ FILE = click.Path(path_type=Path)
 @click.option("--keep-float", is_flag=True, help="Also put the float32 model into the bundle.")
 @click.option("--name", help="The bundle's name; default: the model file's.")
 @click.option(
+    "--metric", metavar="NAME|FILE.py:FUNCTION", help="top-1, top-5, auc, f1, mae or your own; default: what fits y."
+)
+@click.option(
+    "--max-drop",
+    type=click.FloatRange(0, 100),
+    default=1.0,
+    show_default=True,
+    help="What int8 may lose: points of the metric (errors: % of float's). More: exit 6, no bundle.",
+)
+@click.option("--report", type=FILE, help="The HTML report; default: BUNDLE.report.html, also when int8 is refused.")
+@click.option("--no-report", is_flag=True, help="Write no report.")
+@click.option(
     "--timeout",
     "timeout_s",
     type=click.FloatRange(min=0, min_open=True),
@@ -46,12 +58,18 @@ FILE = click.Path(path_type=Path)
 )
 @json_option
 @click.pass_obj
-def convert_command(typed: list[str], /, as_json: bool, **options: object) -> None:
-    """Make a bundle of MODEL (.keras, .h5 or SavedModel): full int8, checked operator by operator, measured."""
+def convert_command(
+    typed: list[str], /, as_json: bool, report: Path | None, no_report: bool, **options: object
+) -> None:
+    """Make a bundle of MODEL (.keras, .h5 or SavedModel): full int8, checked operator by operator, measured.
+
+    Without labels (--evaluate) int8 has to give the float model's class for 95 % of the samples, or reach 10 dB SQNR.
+    """
     from edgekit.convert import convert
 
+    page = False if no_report else report or True
     with showing_progress(as_json) as progress:
-        result = convert(**options, command=command_of(typed), progress=progress)  # type: ignore[arg-type]
+        result = convert(**options, report=page, command=command_of(typed), progress=progress)  # type: ignore[arg-type]
     for warning in result.warnings:
         click.secho(f"warning: {warning}", err=True, fg="yellow")
     if as_json:
@@ -65,6 +83,9 @@ def convert_command(typed: list[str], /, as_json: bool, **options: object) -> No
                 "calibration_count": result.calibration_count,
                 "per_channel_weights": result.per_channel_weights,
                 "variants": result.variants,
+                "verdict": result.verdict,
+                "layers": result.comparison.layers,
+                "report": result.report,
                 "warnings": result.warnings,
             }
         )
@@ -76,19 +97,26 @@ def convert_command(typed: list[str], /, as_json: bool, **options: object) -> No
             ("float .tflite", f"within {result.float_difference:.1e} of the source model, relative"),
             ("calibrated on", f"{result.calibration_count} samples"),
             ("int8", "every operator, weights per channel in {} of {} layers".format(*result.per_channel_weights)),
+            ("gate", f"passed: {result.verdict.sentence}"),
+            ("report", result.report),
         ]
     )
     click.echo()
     show_qualities(result.variants[0].qualities)
 
 
+# what says nothing about the bundle's content: where it goes and what else is written or printed; True: a value follows
+_ELSEWHERE = {"-o": True, "--output": True, "--report": True, "--no-report": False, "--json": False}
+
+
 def command_of(typed: Sequence[str]) -> list[str]:
-    """The command for the manifest, as typed, without -o and --json: they say nothing about what is in the bundle."""
+    """The command for the manifest, as typed, without the options that say nothing about what is in the bundle."""
     words = ["edgekit"]
     rest = iter(typed)
     for word in rest:
-        if word in ("-o", "--output"):
-            next(rest, None)
-        elif word != "--json" and not word.startswith("--output=") and not (word.startswith("-o") and word != "-o"):
+        if word in _ELSEWHERE:
+            if _ELSEWHERE[word]:
+                next(rest, None)
+        elif not word.startswith(("--output=", "--report=")) and not (word.startswith("-o") and word != "-o"):
             words.append(word)
     return words

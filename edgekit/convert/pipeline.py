@@ -12,13 +12,16 @@ from importlib import metadata
 from pathlib import Path
 
 from edgekit import __version__, preprocess
-from edgekit.bundle import Bundle, Delegate, Manifest, Quality, Variant, check_replaceable, sha256_file, write_bundle
+from edgekit.bundle import Bundle, Delegate, Manifest, Variant, check_replaceable, sha256_file, write_bundle
+from edgekit.convert.cautions import cautions
+from edgekit.convert.compare import Comparison, compare_models
 from edgekit.convert.cost import macs
 from edgekit.convert.describe import full_int8_findings, operator_counts, per_channel_weights
 from edgekit.convert.flatbuffer import read_model
 from edgekit.convert.frontend import model_kind, run_tensorflow
+from edgekit.convert.gate import MAX_DROP, Verdict, check_options
 from edgekit.convert.golden import make_golden
-from edgekit.convert.quality import agreement, answers, judged
+from edgekit.convert.report import About, refused, report_path, write_report
 from edgekit.convert.samples import Samples, preprocessed, read_samples, spread
 from edgekit.errors import ConversionError, InputError, PreprocessError, SamplesError
 from edgekit.runner.interpreter import open_interpreter
@@ -45,6 +48,9 @@ class ConversionResult:
     calibration_count: int
     per_channel_weights: tuple[int, int]  # (with a scale for each channel, all) of convolutions and dense layers
     warnings: tuple[str, ...]
+    verdict: Verdict  # of the gate; one that is not passed is raised, not returned
+    comparison: Comparison  # what the report shows
+    report: Path | None
 
 
 def convert(
@@ -59,6 +65,9 @@ def convert(
     keep_float: bool = False,
     name: str | None = None,
     timeout_s: float = 1800.0,
+    metric: str | None = None,
+    max_drop: float = MAX_DROP,
+    report: Path | bool = True,
     command: Sequence[str] = (),
     progress: Callable[[str], None] = lambda stage: None,
 ) -> ConversionResult:
@@ -66,10 +75,14 @@ def convert(
 
     `samples` (.npz/.npy) are raw inputs as the device will meet them; `spec` (TOML) says how they become what the model
     sees. `evaluate` adds labels (`y`) and a task metric. The int8 file is checked operator by operator, the float one
-    against the source model. Raises InputError, ConversionError, MissingLibrary; nothing is written then.
+    against the source model, and int8 may lose `max_drop` beside float (edgekit.convert.gate says of what; `metric`
+    chooses it). Raises InputError, ConversionError (QualityLost), MissingLibrary; no bundle is written then.
+    `report`: where the HTML report goes; True: beside the bundle. It is written for a refused model too.
     """
     kind = model_kind(model)
     _check_output(output)
+    check_options(metric, max_drop, labelled=evaluate is not None)
+    page = report_path(output) if report is True else report or None
     board = load_target(target) if target is not None else None
     specs = read_specs(spec) if spec is not None else {}
     label_names = _read_labels(labels)
@@ -92,8 +105,30 @@ def convert(
         progress("measure")
         names = {"int8": folder / "int8.tflite", "float32": folder / "float.tflite"}
         models = {n: _open(path, n, specs, board) for n, path in names.items()}
-        qualities = _measure(models, raw, held_out, bool(label_names))
+        comparison = compare_models(
+            *(models["float32"], names["float32"], models["int8"], names["int8"], held_out or raw),
+            metric=metric,
+            max_drop=max_drop,
+            has_class_names=bool(label_names),
+            timed=page is not None,
+        )
+        qualities = comparison.qualities
         kept = ["int8", "float32"] if keep_float else ["int8"]
+        made_by = {"edgekit": __version__, "python": platform.python_version(), **made.versions, **_litert()}
+        made_from = _digests(model=model, samples=samples, evaluate=evaluate, preprocess=spec, labels=labels)
+        warnings = cautions(raw, comparison, models["int8"], label_names, made.fixed_sizes)
+        about = About(
+            title=name or _name(model),
+            command=tuple(command),
+            target=target,
+            labels=tuple(label_names),
+            preprocess={n: preprocess.spec_fields(s) for n, s in models["int8"].specs.items()},
+            made_by=made_by,
+            made_from=made_from,
+            warnings=warnings,
+        )
+        if not comparison.verdict.passed:
+            raise refused(page, comparison, about)
         progress("golden vectors")
         golden, tolerances = make_golden(models, names, kept, raw)
         contents = {f"models/{n}.tflite": names[n].read_bytes() for n in kept} | {"golden.npz": golden}
@@ -114,8 +149,8 @@ def convert(
         labels="labels.txt" if label_names else None,
         golden="golden.npz",
         files={},
-        made_by={"edgekit": __version__, "python": platform.python_version(), **made.versions, **_litert()},
-        made_from=_digests(model=model, samples=samples, evaluate=evaluate, preprocess=spec, labels=labels),
+        made_by=made_by,
+        made_from=made_from,
         command=tuple(command),
     )
     progress("write")
@@ -123,6 +158,8 @@ def convert(
         bundle = write_bundle(output, manifest, contents)
     except OSError as error:
         raise _unwritable(output, error.strerror or str(error)) from error
+    if page is not None:
+        write_report(page, comparison, replace(about, bundle=bundle.id))
     return ConversionResult(
         bundle=bundle,
         variants=variants,
@@ -131,7 +168,10 @@ def convert(
         float_difference=made.float_difference,
         calibration_count=len(next(iter(calibration.values()))),
         per_channel_weights=per_channel,
-        warnings=_warnings(raw, qualities, models["int8"], label_names, made.fixed_sizes),
+        warnings=warnings,
+        verdict=comparison.verdict,
+        comparison=comparison,
+        report=page,
     )
 
 
@@ -221,19 +261,6 @@ def _check_int8(path: Path, model: Path) -> tuple[int, int]:
     return per_channel_weights(described)
 
 
-def _measure(
-    models: Mapping[str, Model], raw: Samples, held_out: Samples | None, has_labels: bool
-) -> tuple[Quality, ...]:
-    names = [tensor.name for tensor in models["int8"].inputs]
-    judge = held_out or raw
-    inputs = judge.of_inputs(names)
-    float_answers, int8_answers = (answers(models[n], inputs) for n in ("float32", "int8"))
-    task = [judged(float_answers, int8_answers, held_out)] if held_out is not None else []
-    classes = has_labels or any(quality.metric == "top-1 accuracy" for quality in task)
-    source = f"measured on the workstation, {judge.name}"
-    return (*task, *agreement(float_answers, int8_answers, source, classes=classes))
-
-
 def _read_labels(path: Path | None) -> list[str]:
     if path is None:
         return []
@@ -241,31 +268,6 @@ def _read_labels(path: Path | None) -> list[str]:
         return path.read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read: {error}", hint="give a text file with one label a line") from error
-
-
-def _warnings(
-    raw: Samples, qualities: Sequence[Quality], model: Model, labels: Sequence[str], fixed_sizes: bool
-) -> tuple[str, ...]:
-    found = []
-    if not fixed_sizes:
-        found.append("the graph only works with a free batch: it keeps operators that compute shapes while it runs")
-    if raw.count < 32:
-        found.append(
-            f"only {raw.count} samples: ranges may be too narrow for what the device will meet; give about 100"
-        )
-    for quality in qualities:
-        if quality.metric == "top-1 accuracy" and quality.float_value is not None:
-            drop = 100 * (quality.float_value - quality.value)
-            if drop > 1.0:
-                found.append(f"int8 loses {drop:.1f} points of accuracy: do not ship this without looking into it")
-        if quality.metric == "same class as float" and quality.value < 0.95:
-            found.append(f"int8 and float agree on only {quality.value:.1%} of the samples")
-        if quality.metric == "SQNR to float, dB" and quality.value < 10.0:
-            found.append(f"int8 answers are far from the float ones ({quality.value:g} dB): compare them before use")
-    classes = model.outputs[0].shape[-1] if model.outputs[0].shape else 1
-    if labels and len(labels) != classes:
-        found.append(f"{len(labels)} labels for {classes} outputs")
-    return tuple(found)
 
 
 def _name(model: Path) -> str:
