@@ -138,10 +138,10 @@ def refusal(verdict: Verdict, losers: Sequence[str], *, report: str = "", clippe
     if clipped:
         tries = ["the ranges are too narrow in these layers: " + tries[0]]
     tries += ["check that --preprocess is what the model was trained with"]
-    if verdict.unit != "dB":
+    if verdict.unit != "dB" and verdict.measured < 10:  # beyond, nobody would
         tries += [f"or allow it: --max-drop {_rounded_up(verdict.measured):g}"]
-    told = f" ({report} has the details)" if report else ""
-    return QualityLost(f"{verdict.sentence}{doubt}{where}", hint=f"nothing was written{told}; " + "; ".join(tries))
+    tries += [f"{report} has the details"] if report else []
+    return QualityLost(f"{verdict.sentence}{doubt}{where}", hint="; ".join(tries))
 
 
 def decibel(signal: Array, noise: Array) -> Array:

@@ -28,7 +28,7 @@ _BRIDGES = ("QUANTIZE", "DEQUANTIZE")
 class Layer:
     """One operator's output in the int8 model beside the float model's tensor."""
 
-    index: int  # of the operator in the int8 model
+    index: int  # of the operator in the int8 model; -1, -2, ... for what goes into the model
     operator: str
     name: str  # of the tensor in the int8 model
     float_name: str
@@ -205,6 +205,22 @@ class _Sum:
         return round(max(0.0, high - low) / (self.range[1] - self.range[0]), 4)
 
 
+def _input_layers(graphs: tuple[Subgraph, Subgraph], sums: Mapping[tuple[int, int], _Sum]) -> list[Layer]:
+    """What int8 makes of the inputs: if their range is too narrow, everything is lost before the first operator."""
+    layers = []
+    for number, (f, q) in enumerate(zip(graphs[0].inputs, graphs[1].inputs, strict=False), 1):
+        found, tensor = sums[f, q], graphs[1].tensors[q]
+        sqnr = found.sqnr_db
+        if not found.values:
+            continue
+        lost = None if sqnr is None else round(_INT8_DB - min(sqnr, _INT8_DB), 2)
+        clipped, name = round(found.outside / found.values, 6), graphs[0].tensors[f].name
+        layers.append(
+            Layer(-number, "input", tensor.name, name, "position", tensor.shape, sqnr, lost, clipped, found.used)
+        )
+    return layers
+
+
 def _result(
     graphs: tuple[Subgraph, Subgraph],
     pairs: list[tuple[int, int, str]],
@@ -215,7 +231,7 @@ def _result(
     partner = {q: (f, how) for f, q, how in pairs}
     last = [found[q].sqnr_db for q in graphs[1].outputs if q in found]
     answer_db = max((value for value in last if value is not None), default=None)
-    layers, unmatched = [], []
+    layers, unmatched = _input_layers(graphs, sums), []
     for operator, tensor in _outputs(graphs[1]):
         said = f"{operator.name} '{short_name(tensor.name)}'"
         if tensor.index not in partner:

@@ -85,7 +85,7 @@ def convert(
     page = report_path(output) if report is True else report or None
     board = load_target(target) if target is not None else None
     specs = read_specs(spec) if spec is not None else {}
-    label_names = _read_labels(labels)
+    label_names = read_labels(labels)
     raw = read_samples(samples, with_labels=False)
     held_out = read_samples(evaluate, with_labels=True) if evaluate is not None else None
     calibration = {n: a[spread(raw.count, CALIBRATION_COUNT)] for n, a in raw.arrays.items()}
@@ -112,11 +112,9 @@ def convert(
             has_class_names=bool(label_names),
             timed=page is not None,
         )
-        qualities = comparison.qualities
         kept = ["int8", "float32"] if keep_float else ["int8"]
         made_by = {"edgekit": __version__, "python": platform.python_version(), **made.versions, **_litert()}
         made_from = _digests(model=model, samples=samples, evaluate=evaluate, preprocess=spec, labels=labels)
-        warnings = cautions(raw, comparison, models["int8"], label_names, made.fixed_sizes)
         about = About(
             title=name or _name(model),
             command=tuple(command),
@@ -125,27 +123,30 @@ def convert(
             preprocess={n: preprocess.spec_fields(s) for n, s in models["int8"].specs.items()},
             made_by=made_by,
             made_from=made_from,
-            warnings=warnings,
+            warnings=cautions(raw, comparison, models["int8"], label_names, made.fixed_sizes),
         )
         if not comparison.verdict.passed:
-            raise refused(page, comparison, about)
+            if page is not None:
+                write_report(page, comparison, about)
+            raise refused(comparison, page)
         progress("golden vectors")
         golden, tolerances = make_golden(models, names, kept, raw)
         contents = {f"models/{n}.tflite": names[n].read_bytes() for n in kept} | {"golden.npz": golden}
         if label_names:
             contents["labels.txt"] = ("\n".join(label_names) + "\n").encode()
         variants = tuple(
-            replace(models[n].variant, qualities=qualities if n == "int8" else (), golden_tolerance=tolerances[n])
+            replace(
+                models[n].variant, qualities=comparison.qualities if n == "int8" else (), golden_tolerance=tolerances[n]
+            )
             for n in kept
         )
-    input_specs = models["int8"].specs
     manifest = Manifest(
-        name=name or _name(model),
+        name=about.title,
         target=target,
         arch=board.arch if board is not None else None,
         variants=variants,
-        preprocess={n: preprocess.spec_fields(s) for n, s in input_specs.items()},
-        preprocess_sha256={n: preprocess.spec_digest(s) for n, s in input_specs.items()},
+        preprocess=about.preprocess,
+        preprocess_sha256={n: preprocess.spec_digest(s) for n, s in models["int8"].specs.items()},
         labels="labels.txt" if label_names else None,
         golden="golden.npz",
         files={},
@@ -168,7 +169,7 @@ def convert(
         float_difference=made.float_difference,
         calibration_count=len(next(iter(calibration.values()))),
         per_channel_weights=per_channel,
-        warnings=warnings,
+        warnings=about.warnings,
         verdict=comparison.verdict,
         comparison=comparison,
         report=page,
@@ -261,7 +262,8 @@ def _check_int8(path: Path, model: Path) -> tuple[int, int]:
     return per_channel_weights(described)
 
 
-def _read_labels(path: Path | None) -> list[str]:
+def read_labels(path: Path | None) -> list[str]:
+    """The class names in a text file; none without one."""
     if path is None:
         return []
     try:

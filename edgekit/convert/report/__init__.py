@@ -26,15 +26,13 @@ def report_path(bundle: Path) -> Path:
     return whole.with_name(whole.name + ".report.html")
 
 
-def refused(path: Path | None, comparison: Comparison, about: About) -> QualityLost:
-    """The error for a comparison that the gate does not pass, after its report was written to `path` (None: nowhere)."""
-    if path is not None:
-        write_report(path, comparison, about)
+def refused(comparison: Comparison, page: Path | None) -> QualityLost:
+    """The error for a comparison that the gate does not pass; `page` is where its report lies, if it was written."""
     losers = comparison.layers.losers()
     return refusal(
         comparison.verdict,
         [loser_text(layer) for layer in losers],
-        report="" if path is None else str(path),
+        report="" if page is None else str(page),
         clipped=any(layer.clipped > 0.01 for layer in losers),
     )
 

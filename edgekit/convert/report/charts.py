@@ -44,7 +44,8 @@ def layer_chart(layers: Sequence[Layer]) -> Html:
         value = layer.sqnr_db
         top = min(y(value or 0.0), _TOP + plot - 2)
         x = _LEFT + step * place
-        told = f"{layer.operator} {layer.index}, {short_name(layer.name)}: " + (
+        number = f" {layer.index}" if layer.index >= 0 else ""
+        told = f"{layer.operator}{number}, {short_name(layer.name)}: " + (
             "all zero" if value is None else f"{value:g} dB"
         )
         bars.append(
@@ -67,7 +68,7 @@ def layer_chart(layers: Sequence[Layer]) -> Html:
             )
         )
     ends = (
-        tag("text", "first operator", x=_LEFT, y=_HEIGHT - 6, class_="end"),
+        tag("text", "input", x=_LEFT, y=_HEIGHT - 6, class_="end"),
         tag("text", "answer", x=round(_LEFT + step * len(layers), 1), y=_HEIGHT - 6, class_="end right"),
         tag("text", "dB", x=4, y=_TOP + 4, class_="end"),
     )

@@ -175,7 +175,16 @@ def _layers(comparison: Comparison) -> Html:
         used = None if layer.used is None else Cell(f"{layer.used:.0%}", layer.used)
         lost = None if layer.lost_db is None else Cell(f"{layer.lost_db:.1f}", layer.lost_db)
         shape = "×".join(map(str, layer.shape))
-        cells = [layer.index, layer.operator, Cell(name, class_="name"), shape, sqnr, lost, clipped, used]
+        cells = [
+            Cell(layer.index if layer.index >= 0 else "in", layer.index),
+            layer.operator,
+            Cell(name, class_="name"),
+            shape,
+            sqnr,
+            lost,
+            clipped,
+            used,
+        ]
         rows.append((f"layer-{layer.index}", cells))
     columns = ("#", "operator", "tensor", "shape", "SQNR, dB", "lost here, dB", "clipped", "range used")
     legend = tag(
