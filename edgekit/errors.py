@@ -22,6 +22,7 @@
     ├── ReleaseUnhealthy      5  installed, checked, found wrong, not switched to
     │   └── GoldenMismatch       its answers are not the golden answers
     └── ConversionError       6  the model could not be converted to what was asked for
+        └── QualityLost          it could, but int8 is worse than float by more than was allowed
 
 Standard library only: this file also runs on the device (Python >= 3.9).
 """
@@ -131,3 +132,7 @@ class ConversionError(EdgekitError):
     """The model could not be converted to what was asked for."""
 
     exit_code = 6
+
+
+class QualityLost(ConversionError):
+    """int8 is worse than the float model by more than was allowed; nothing was written."""

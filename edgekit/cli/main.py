@@ -19,6 +19,8 @@ from edgekit.errors import EdgekitError
 COMMANDS = {
     "convert": "edgekit.cli.convert",
     "inspect": "edgekit.cli.inspect",
+    "compare": "edgekit.cli.compare",
+    "diff": "edgekit.cli.compare",
     "deploy": "edgekit.cli.device",
     "status": "edgekit.cli.device",
     "rollback": "edgekit.cli.device",
@@ -29,6 +31,8 @@ COMMANDS = {
 HELP = {
     "convert": "Make a bundle: a Keras model or SavedModel becomes full int8.",
     "inspect": "Show what is in a bundle or a .tflite file.",
+    "compare": "Compare two forms of one model, layer by layer.",
+    "diff": "Say what differs between two bundles or .tflite files.",
     "deploy": "Put a bundle on a device, prove it there, then switch to it.",
     "status": "Show what is installed on a device.",
     "rollback": "Make a device's previous release current again.",
@@ -46,7 +50,8 @@ Examples:
 
 \b
 Exit codes: 0 fine, 1 other error, 2 a file or option, 3 bundle, 4 device,
-5 installed but unhealthy (not switched), 6 conversion, 130 interrupted.
+5 installed but unhealthy (not switched), 6 conversion, or int8 lost too much,
+130 interrupted. edgekit diff: 1 means different.
 """
 
 

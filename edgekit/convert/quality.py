@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from edgekit.bundle import Quality
+from edgekit.convert.metrics import find_metric
 from edgekit.convert.samples import Samples
-from edgekit.errors import SamplesError
 from edgekit.runner.model import Model
 
 
@@ -29,37 +29,26 @@ def agreement(
     """
     count = len(float_answers[0])
     found = [Quality("SQNR to float, dB", round(sqnr_db(float_answers, int8_answers), 2), None, count, source)]
-    if has_scores(float_answers) and (classes or _is_probabilities(float_answers[0])):
+    if is_classifier(float_answers, classes=classes):
         same = float(np.mean(float_answers[0].argmax(1) == int8_answers[0].argmax(1)))
         found.append(Quality("same class as float", round(same, 6), None, count, source))
     return found
 
 
 def judged(float_answers: list[np.ndarray], int8_answers: list[np.ndarray], samples: Samples) -> Quality:
-    """The task metric on labelled samples: top-1 accuracy for class labels, mean absolute error for float targets.
+    """The task metric that fits labelled samples: top-1 accuracy for classes, mean absolute error for float targets.
 
     Raises SamplesError if the labels are neither.
     """
-    labels = samples.labels
-    assert labels is not None
-    source = f"measured on the workstation, {samples.name}"
-    if labels.dtype.kind in "iub" and labels.size == len(labels) and has_scores(float_answers):
-        labels = labels.reshape(-1)
-        classes = float_answers[0].shape[1]
-        if int(labels.min()) < 0 or int(labels.max()) >= classes:
-            raise SamplesError(
-                f"{samples.source}: labels go from {labels.min()} to {labels.max()}, the model has {classes} classes",
-                hint=f"number the classes 0 to {classes - 1}, in the order of the model's outputs",
-            )
-        right = [float(np.mean(found[0].argmax(1) == labels)) for found in (int8_answers, float_answers)]
-        return Quality("top-1 accuracy", round(right[0], 6), round(right[1], 6), len(labels), source)
-    if labels.dtype.kind == "f" and labels.shape == float_answers[0].shape:
-        error = [float(np.abs(found[0] - labels).mean()) for found in (int8_answers, float_answers)]
-        return Quality("mean absolute error", round(error[0], 9), round(error[1], 9), len(labels), source)
-    raise SamplesError(
-        f"{samples.source}: labels {labels.dtype} of shape {labels.shape} do not fit outputs {float_answers[0].shape}",
-        hint="give class numbers (n,) for a classifier, or float targets of the output's shape",
-    )
+    assert samples.labels is not None
+    metric = find_metric(None, samples.labels, float_answers[0], source=samples.source)
+    int8, real = (round(metric.score(samples.labels, found[0]), 9) for found in (int8_answers, float_answers))
+    return Quality(metric.name, int8, real, samples.count, f"measured on the workstation, {samples.name}")
+
+
+def is_classifier(outputs: list[np.ndarray], *, classes: bool) -> bool:
+    """Whether the place of the largest value means something: one list of scores, known to be (`classes`) or that sums to 1."""
+    return has_scores(outputs) and (classes or _is_probabilities(outputs[0]))
 
 
 def sqnr_db(float_answers: Sequence[np.ndarray], other_answers: Sequence[np.ndarray]) -> float:

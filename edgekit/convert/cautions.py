@@ -1,0 +1,33 @@
+"""What a person should know before shipping a model that is good enough to be written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from edgekit.convert.compare import Comparison
+from edgekit.convert.samples import Samples
+from edgekit.runner.model import Model
+
+
+def cautions(
+    raw: Samples, comparison: Comparison, model: Model, labels: Sequence[str], fixed_sizes: bool
+) -> tuple[str, ...]:
+    """A sentence each, without a full stop."""
+    found, verdict, qualities = [], comparison.verdict, comparison.qualities
+    if not fixed_sizes:
+        found.append("the graph only works with a free batch: it keeps operators that compute shapes while it runs")
+    if raw.count < 32:
+        found.append(
+            f"only {raw.count} samples: ranges may be too narrow for what the device will meet; give about 100"
+        )
+    if verdict.passed and verdict.doubt:
+        found.append(f"{verdict.metric}: {verdict.doubt}")
+    for quality in qualities:
+        if quality.metric == "same class as float" and quality.value < 0.95:
+            found.append(f"int8 and float agree on only {quality.value:.1%} of the samples")
+        if quality.metric == "SQNR to float, dB" and quality.value < 10.0:
+            found.append(f"int8 answers are far from the float ones ({quality.value:g} dB): compare them before use")
+    classes = model.outputs[0].shape[-1] if model.outputs[0].shape else 1
+    if labels and len(labels) != classes:
+        found.append(f"{len(labels)} labels for {classes} outputs")
+    return tuple(found)

@@ -1,0 +1,216 @@
+"""The gate: may this int8 model be shipped? Its loss beside the float model, how sure that is, and what is allowed.
+
+With labels: the metric may lose `max_drop` points (top-1, top-5, AUC, F1), or get worse by `max_drop` percent of the
+float model's value (errors and people's own metrics: 1.0 means 99 % as good). Without labels there is no loss to
+measure, so a floor is used: a classifier has to give the float model's class for 95 % of the samples, anything else has
+to reach 10 dB. Networks that had kept their accuracy were above both, those that had lost it below one of them
+(EfficientNet-B0: 0.966 and 11.4 dB at accuracy .886, 0.724 and -3 dB at .688; float .878).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgekit.convert.metrics import Array, Metric, check_name, predicted_classes
+from edgekit.errors import InputError, QualityLost, SamplesError
+
+MAX_DROP = 1.0  # points, or percent of float
+DISAGREEMENT = 5.0  # points without labels; more where --max-drop allows more, because no loss exceeds it
+LEAST_SQNR = 10.0  # dB, without labels and without classes
+RESAMPLES, SLOW_RESAMPLES = 1000, 200  # bootstrap: means over samples, and functions called anew each time
+_SEED = 0
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the gate says. `measured` is compared with `limit`, both in `unit`: what int8 lost, or for dB what it has."""
+
+    metric: str
+    float_value: float | None  # None: compared with the float model itself
+    int8_value: float
+    measured: float
+    limit: float
+    unit: str  # "points", "%" of float, "dB"
+    low: float  # 95 % of resampled sets of samples give a `measured` from low
+    high: float  # to high
+    count: int
+    passed: bool
+    certain: bool  # the whole interval is on the verdict's side of the limit
+
+    @property
+    def sentence(self) -> str:
+        """The verdict for people, in one sentence without a full stop."""
+        interval = f"95 % interval {self.low:.3g} to {self.high:.3g} {self.unit}, {self.count} samples"
+        if self.unit == "dB":
+            return f"{self.metric} is {self.measured:.3g} dB, at least {self.limit:g} dB is wanted ({interval})"
+        if self.float_value is None:
+            told = f"int8 gives another class than float for {self.measured:.3g} % of the samples"
+            return f"{told}, {self.limit:g} % is allowed without labels ({interval.replace('points', '%')})"
+        verb = "gains" if self.measured < -1e-9 else "loses"
+        values = f"{self.float_value:.6g} → {self.int8_value:.6g}"
+        told = f"int8 {verb} {_amount(self.measured, self.unit)} of {self.metric} ({values})"
+        return f"{told}, a loss of {_amount(self.limit, self.unit)} is allowed ({interval})"
+
+    @property
+    def doubt(self) -> str:
+        """What the samples are too few to tell; empty if they are enough."""
+        if self.certain:
+            return ""
+        what = f"from {self.low:.3g} to {self.high:.3g} {self.unit}"
+        return f"{self.count} samples are too few to be sure: with others like them it could be {what}"
+
+
+def check_options(metric: str | None, max_drop: float, *, labelled: bool) -> None:
+    """InputError, before anything takes its time, for options that make no sense."""
+    if not 0 <= max_drop <= 100:
+        raise InputError(f"--max-drop {max_drop:g} is not from 0 to 100", hint="points of the metric, or % of float's")
+    if metric is not None and not labelled:
+        raise InputError(f"--metric {metric} needs labels", hint="give labelled samples (y): --evaluate labelled.npz")
+    if metric is not None:
+        check_name(metric)
+
+
+def judge_labelled(
+    metric: Metric, labels: Array, float_answers: Array, int8_answers: Array, *, max_drop: float = MAX_DROP
+) -> Verdict:
+    """The verdict on labelled samples; the interval is a bootstrap over samples, both models on the same ones."""
+    values = [metric.score(labels, answers) for answers in (float_answers, int8_answers)]
+    if not np.isfinite(values).all():
+        raise SamplesError(
+            f"{metric.name} is {values[0]:g} for float and {values[1]:g} for int8", hint="check the labels"
+        )
+    if metric.each is not None:
+        each = [metric.each(labels, answers) for answers in (float_answers, int8_answers)]
+        resampled = _resampled_means(each)
+    else:
+        resampled = _resampled_scores(metric, labels, float_answers, int8_answers)
+    loss = _loss(metric, values[0])
+    measured = float(loss(np.array([values[0]]), np.array([values[1]]))[0])
+    low, high = _interval(loss(resampled[0], resampled[1]), measured)
+    if metric.each is not None and metric.in_points and not (each[0] > each[1]).any():
+        # no sample was lost: a bootstrap says "surely none", the rule of three says at most 3/n
+        high = max(high, 300.0 / len(labels))
+    return _verdict(
+        metric.name,
+        values[0],
+        values[1],
+        measured,
+        max_drop,
+        "points" if metric.in_points else "%",
+        low,
+        high,
+        len(labels),
+    )
+
+
+def judge_unlabelled(
+    float_answers: Sequence[Array], int8_answers: Sequence[Array], *, classes: bool, max_drop: float = MAX_DROP
+) -> Verdict:
+    """The verdict without labels: the same class as float, or the signal to noise of all outputs."""
+    count = len(float_answers[0])
+    if classes:
+        same = (predicted_classes(float_answers[0]) == predicted_classes(int8_answers[0])).astype(np.float64)
+        resampled = _resampled_means([np.ones(count), same])
+        measured = 100.0 * (1.0 - float(same.mean()))
+        low, high = _interval(100.0 * (resampled[0] - resampled[1]), measured)
+        high = max(high, 300.0 / count) if same.all() else high
+        limit = max(DISAGREEMENT, max_drop)
+        return _verdict("same class as float", None, float(same.mean()), measured, limit, "points", low, high, count)
+    pairs = list(zip(float_answers, int8_answers, strict=True))
+    signal = sum(np.square(f.astype(np.float64)).reshape(count, -1).sum(axis=1) for f, _ in pairs)
+    noise = sum(np.square(f.astype(np.float64) - q).reshape(count, -1).sum(axis=1) for f, q in pairs)
+    measured = float(decibel(np.mean(signal, keepdims=True), np.mean(noise, keepdims=True))[0])
+    low, high = _interval(decibel(*_resampled_means([np.asarray(signal), np.asarray(noise)])), measured)
+    limit = LEAST_SQNR
+    passed = measured >= limit
+    certain = low >= limit if passed else high < limit
+    return Verdict("SQNR to float", None, round(measured, 2), measured, limit, "dB", low, high, count, passed, certain)
+
+
+def refusal(verdict: Verdict, losers: Sequence[str], *, report: str = "", clipped: bool = False) -> QualityLost:
+    """The error for a verdict that is not passed: which metric, which layers, what to try."""
+    where = f"; it loses most in {', '.join(losers)}" if losers else ""
+    doubt = f" ({verdict.doubt})" if verdict.doubt else ""
+    tries = ["give more --samples, of every kind that the device will meet"]
+    if clipped:
+        tries = ["the ranges are too narrow in these layers: " + tries[0]]
+    tries += ["check that --preprocess is what the model was trained with"]
+    if verdict.unit != "dB" and verdict.measured < 10:  # beyond, nobody would
+        tries += [f"or allow it: --max-drop {_rounded_up(verdict.measured):g}"]
+    tries += [f"{report} has the details"] if report else []
+    return QualityLost(f"{verdict.sentence}{doubt}{where}", hint="; ".join(tries))
+
+
+def decibel(signal: Array, noise: Array) -> Array:
+    """10 log10(signal / noise), kept between -300 and 300 (no noise at all)."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = 10.0 * np.log10(np.asarray(signal, np.float64) / np.asarray(noise, np.float64))
+    ratio = np.where(np.asarray(noise) == 0, 300.0, ratio)
+    return np.asarray(np.clip(ratio, -300.0, 300.0))
+
+
+def _loss(metric: Metric, float_value: float) -> Callable[[Array, Array], Array]:
+    sign = 1.0 if metric.lower_is_better else -1.0
+
+    def loss(float_values: Array, int8_values: Array) -> Array:
+        worse = sign * (int8_values - float_values)
+        if metric.in_points:
+            return np.asarray(100.0 * worse)
+        if float_value == 0:
+            return np.where(worse == 0, 0.0, np.copysign(1e6, worse))  # any change of nothing is endless percent
+        return np.asarray(100.0 * worse / abs(float_value))
+
+    return loss
+
+
+def _verdict(
+    name: str, float_value: float | None, value: float, measured: float, limit: float, unit: str, low: float,
+    high: float, count: int,
+) -> Verdict:  # fmt: skip
+    passed = measured <= limit + 1e-9  # one sample of a hundred is 1 point, whatever the last bit says
+    certain = high <= limit + 1e-9 if passed else low > limit
+    return Verdict(name, float_value, value, measured, limit, unit, low, high, count, passed, certain)
+
+
+def _resampled_means(each: Sequence[Array]) -> list[Array]:
+    """The mean of each array over RESAMPLES sets drawn with replacement: the same sets for all of them."""
+    random, count = np.random.default_rng(_SEED), len(each[0])
+    found = np.empty((len(each), RESAMPLES))
+    for number in range(RESAMPLES):
+        chosen = random.integers(0, count, count)
+        for row, values in enumerate(each):
+            found[row, number] = values[chosen].mean()
+    return list(found)
+
+
+def _resampled_scores(metric: Metric, labels: Array, float_answers: Array, int8_answers: Array) -> list[Array]:
+    """The metric over SLOW_RESAMPLES such sets, without those that it cannot judge (all of one class)."""
+    random, pairs = np.random.default_rng(_SEED), []
+    for _ in range(SLOW_RESAMPLES):
+        chosen = random.integers(0, len(labels), len(labels))
+        try:
+            pairs.append([metric.score(labels[chosen], answers[chosen]) for answers in (float_answers, int8_answers)])
+        except (SamplesError, InputError):
+            continue
+    return list(np.array(pairs, np.float64).reshape(-1, 2).T)
+
+
+def _interval(values: Array, measured: float) -> tuple[float, float]:
+    known = values[np.isfinite(values)]
+    if len(known) < SLOW_RESAMPLES // 2:  # nothing to tell from
+        return -np.inf, np.inf
+    low, high = np.percentile(known, [2.5, 97.5])
+    return min(float(low), measured) + 0.0, max(float(high), measured) + 0.0  # no -0
+
+
+def _amount(value: float, unit: str) -> str:
+    """`1 point`, `2.5 points`, `3 %`; the sign is said in words."""
+    said = f"{abs(value):.3g}"
+    return f"{said} point" if unit == "points" and said == "1" else f"{said} {unit}"
+
+
+def _rounded_up(value: float) -> float:
+    return float(np.ceil(value * 10 + 1e-9) / 10)
