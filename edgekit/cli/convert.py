@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from edgekit.cli.inspect import show_qualities
+from edgekit.cli.lint import show_findings
 from edgekit.cli.show import json_option, show_facts, show_json, showing_progress, size_text
 from edgekit.cli.targets import TARGET
 
@@ -16,9 +17,10 @@ Examples:
   edgekit convert model.keras -o bundle --samples samples.npz
   edgekit convert model.h5 -o bundle --samples samples.npz \\
       --evaluate labelled.npz --target rpi4 --labels labels.txt
-  edgekit convert saved_model/ -o bundle --samples raw.npz \\
+  edgekit convert saved_model/ -o bundle --samples photos/ \\
       --preprocess image.toml
 """
+SOURCES = ".npz, .npy, a folder of images or WAV files, .csv, .tfrecord, or file.py:function, which is run"
 FILE = click.Path(path_type=Path)
 
 
@@ -27,14 +29,18 @@ FILE = click.Path(path_type=Path)
 @click.option(
     "-o", "--output", required=True, type=FILE, help="The bundle's folder; an older bundle there is replaced."
 )
-@click.option("--samples", required=True, type=FILE, help=".npz or .npy with about 100 typical inputs, (n, ...).")
+@click.option("--samples", required=True, type=FILE, help=f"About 100 typical inputs: {SOURCES}.")
 @click.option(
-    "--evaluate", type=FILE, help=".npz with held-out inputs and their labels as y: measures the task metric."
+    "--evaluate", type=FILE, help="Held-out inputs with labels (npz, CSV: y; folders: classes): the task metric."
+)
+@click.option(
+    "--max-samples", type=click.IntRange(min=2), default=500, show_default=True, help="Used for ranges at most."
 )
 @click.option("--target", type=TARGET, help="The kind of board (see edgekit targets); default: any.")
 @click.option("--preprocess", "spec", type=FILE, help="TOML: how a raw input becomes what the model sees.")
 @click.option("--labels", type=FILE, help="Text file, one class name a line.")
 @click.option("--keep-float", is_flag=True, help="Also put the float32 model into the bundle.")
+@click.option("--strict", is_flag=True, help="A warning of the lint is an error: exit 6, nothing is written.")
 @click.option("--name", help="The bundle's name; default: the model file's.")
 @click.option(
     "--timeout",
@@ -66,6 +72,8 @@ def convert_command(typed: list[str], /, as_json: bool, **options: object) -> No
                 "per_channel_weights": result.per_channel_weights,
                 "variants": result.variants,
                 "warnings": result.warnings,
+                "findings": result.findings,
+                "convergence": result.convergence,
             }
         )
         return
@@ -74,12 +82,21 @@ def convert_command(typed: list[str], /, as_json: bool, **options: object) -> No
             ("bundle", f"{result.bundle.path} ({result.bundle.id})"),
             ("size", f"{size_text(result.float_bytes)} float, {size_text(result.int8_bytes)} int8"),
             ("float .tflite", f"within {result.float_difference:.1e} of the source model, relative"),
-            ("calibrated on", f"{result.calibration_count} samples"),
+            ("calibrated on", f"{result.calibration_count} samples" + _settled(result.convergence)),
             ("int8", "every operator, weights per channel in {} of {} layers".format(*result.per_channel_weights)),
         ]
     )
     click.echo()
     show_qualities(result.variants[0].qualities)
+    show_findings(result.findings)
+
+
+def _settled(curve: Sequence[tuple[int, float]]) -> str:
+    """`, ranges settle after 32`, where they do."""
+    from edgekit.convert.selection import enough
+
+    count = enough(curve)
+    return f", ranges settle after {count}" if count is not None else ""
 
 
 def command_of(typed: Sequence[str]) -> list[str]:

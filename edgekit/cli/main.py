@@ -19,6 +19,7 @@ from edgekit.errors import EdgekitError
 COMMANDS = {
     "convert": "edgekit.cli.convert",
     "inspect": "edgekit.cli.inspect",
+    "lint": "edgekit.cli.lint",
     "deploy": "edgekit.cli.device",
     "status": "edgekit.cli.device",
     "rollback": "edgekit.cli.device",
@@ -29,6 +30,7 @@ COMMANDS = {
 HELP = {
     "convert": "Make a bundle: a Keras model or SavedModel becomes full int8.",
     "inspect": "Show what is in a bundle or a .tflite file.",
+    "lint": "Tell what in a model costs accuracy in int8, or will not run.",
     "deploy": "Put a bundle on a device, prove it there, then switch to it.",
     "status": "Show what is installed on a device.",
     "rollback": "Make a device's previous release current again.",

@@ -9,6 +9,7 @@ from typing import Any, cast
 import numpy as np
 
 from edgekit.errors import MissingLibrary
+from edgekit.runner.interpreter import without_info_lines
 
 # Tensor name -> (lowest, highest): of all samples a number each, or of each sample an array (n,) each.
 Extremes = Mapping[str, tuple[Any, Any]]
@@ -37,13 +38,14 @@ def measure_extremes(path: Path, samples: Mapping[str, np.ndarray]) -> dict[str,
 def _interpreter(path: Path) -> Any:
     from ai_edge_litert.interpreter import Interpreter
 
-    interpreter = Interpreter(
-        model_path=str(path),
-        num_threads=2,
-        experimental_disable_delegate_node_fusion=True,  # else tensors inside a fused pair are not seen
-        experimental_force_delegate_node_profiling=True,
-    )
-    interpreter.allocate_tensors()
+    with without_info_lines():
+        interpreter = Interpreter(
+            model_path=str(path),
+            num_threads=2,
+            experimental_disable_delegate_node_fusion=True,  # else tensors inside a fused pair are not seen
+            experimental_force_delegate_node_profiling=True,
+        )
+        interpreter.allocate_tensors()
     return interpreter
 
 

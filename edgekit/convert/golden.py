@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from edgekit.convert.quality import answers
-from edgekit.convert.samples import Samples, spread
+from edgekit.convert.samples import Samples
+from edgekit.convert.selection import same_shape, spread
 from edgekit.runner.interpreter import open_interpreter
 from edgekit.runner.model import Model
 
@@ -27,9 +28,10 @@ def make_golden(
     its own that round differently.
     """
     inputs = raw.of_inputs([tensor.name for tensor in models["int8"].inputs])
-    each = sum(array[0].nbytes for array in inputs.values())
-    chosen = spread(raw.count, min(GOLDEN_COUNT, max(2, GOLDEN_BYTES // max(each, 1))))
-    inputs = {name: array[chosen] for name, array in inputs.items()}
+    alike = same_shape(inputs)
+    each = sum(array[alike[0]].nbytes for array in inputs.values())
+    chosen = alike[spread(len(alike), min(GOLDEN_COUNT, max(2, GOLDEN_BYTES // max(each, 1))))]
+    inputs = {name: np.stack(list(array[chosen])) for name, array in inputs.items()}
     arrays = {f"input/{name}": array for name, array in inputs.items()}
     tolerances = {}
     for variant in kept:

@@ -15,18 +15,22 @@ from edgekit import __version__, preprocess
 from edgekit.bundle import Bundle, Delegate, Manifest, Quality, Variant, check_replaceable, sha256_file, write_bundle
 from edgekit.convert.cost import macs
 from edgekit.convert.describe import full_int8_findings, operator_counts, per_channel_weights
+from edgekit.convert.finding import Finding
 from edgekit.convert.flatbuffer import read_model
 from edgekit.convert.frontend import model_kind, run_tensorflow
 from edgekit.convert.golden import make_golden
+from edgekit.convert.inspection import check_strict, inspect_float, inspect_preprocessing
+from edgekit.convert.lint import runtime_findings
 from edgekit.convert.quality import agreement, answers, judged
-from edgekit.convert.samples import Samples, preprocessed, read_samples, spread
+from edgekit.convert.samples import Samples, check_fit, preprocessed, read_samples, read_specs, specs_by_array
+from edgekit.convert.samples_function import source_file
+from edgekit.convert.selection import pick
 from edgekit.errors import ConversionError, InputError, PreprocessError, SamplesError
 from edgekit.runner.interpreter import open_interpreter
 from edgekit.runner.model import Model, describe_variant
 from edgekit.target import Target, load_target
-from edgekit.toml import read_toml
 
-CALIBRATION_COUNT = 500  # samples used for ranges at most; convergence is reached long before
+MAX_SAMPLES = 500  # used for ranges, unless somebody says otherwise; convergence is reached long before
 # Below this a second thread costs more than it brings. Measured on x86-64, int8, median of one answer, 1 and 2 threads:
 # 0.26 M MACs (ad01) 4.5 and 7.6 us; 2.7 M (kws) 55 and 34 us; 12.5 M (ResNet8) 94 and 59 us
 ONE_THREAD_MACS = 1_000_000
@@ -45,6 +49,8 @@ class ConversionResult:
     calibration_count: int
     per_channel_weights: tuple[int, int]  # (with a scale for each channel, all) of convolutions and dense layers
     warnings: tuple[str, ...]
+    findings: tuple[Finding, ...]  # of the lint
+    convergence: tuple[tuple[int, float], ...]  # (samples, share of the final ranges that they make)
 
 
 def convert(
@@ -57,6 +63,8 @@ def convert(
     spec: Path | None = None,
     labels: Path | None = None,
     keep_float: bool = False,
+    strict: bool = False,
+    max_samples: int = MAX_SAMPLES,
     name: str | None = None,
     timeout_s: float = 1800.0,
     command: Sequence[str] = (),
@@ -64,19 +72,22 @@ def convert(
 ) -> ConversionResult:
     """A bundle in `output` with the full-int8 variant of `model` (and with `keep_float` the float one).
 
-    `samples` (.npz/.npy) are raw inputs as the device will meet them; `spec` (TOML) says how they become what the model
+    `samples` (see `read_samples`) are raw inputs as the device will meet them; `spec` (TOML) says how they become what the model
     sees. `evaluate` adds labels (`y`) and a task metric. The int8 file is checked operator by operator, the float one
-    against the source model. Raises InputError, ConversionError, MissingLibrary; nothing is written then.
+    against the source model. With `strict` a warning of the lint is a ConversionError. Raises InputError, ConversionError,
+    MissingLibrary; nothing is written then.
     """
     kind = model_kind(model)
     _check_output(output)
     board = load_target(target) if target is not None else None
     specs = read_specs(spec) if spec is not None else {}
     label_names = _read_labels(labels)
-    raw = read_samples(samples, with_labels=False)
-    held_out = read_samples(evaluate, with_labels=True) if evaluate is not None else None
-    calibration = {n: a[spread(raw.count, CALIBRATION_COUNT)] for n, a in raw.arrays.items()}
-    by_array = _by_array(specs, raw)
+    raw = read_samples(samples, with_labels=False, classes=label_names, most=max_samples)
+    held_out = read_samples(evaluate, with_labels=True, classes=label_names) if evaluate is not None else None
+    picked = pick(raw.arrays, raw.labels, max_samples)
+    calibration = {n: a[picked] for n, a in raw.arrays.items()}
+    by_array = specs_by_array(specs, raw)
+    check_fit(raw, by_array)
     if held_out is not None:
         _check_alike(raw, held_out, by_array)
     with tempfile.TemporaryDirectory(prefix="edgekit-") as scratch:
@@ -88,11 +99,16 @@ def convert(
                 f"{model}: the float .tflite answers differently from the model ({made.float_difference:.2g} relative)",
                 hint="does the model behave differently in training (dropout, batch norm)? export it for inference",
             )
+        inspection = inspect_float(folder / "float.tflite", preprocessed(calibration, by_array), board)
+        check_strict(inspection.findings, strict)
         per_channel = _check_int8(folder / "int8.tflite", model)
         progress("measure")
         names = {"int8": folder / "int8.tflite", "float32": folder / "float.tflite"}
         models = {n: _open(path, n, specs, board) for n, path in names.items()}
         qualities = _measure(models, raw, held_out, bool(label_names))
+        findings = [*inspection.findings, *runtime_findings(read_model(names["int8"]), board)]
+        findings += inspect_preprocessing(names["float32"], models["float32"], held_out)
+        check_strict(findings, strict)
         kept = ["int8", "float32"] if keep_float else ["int8"]
         progress("golden vectors")
         golden, tolerances = make_golden(models, names, kept, raw)
@@ -132,36 +148,15 @@ def convert(
         calibration_count=len(next(iter(calibration.values()))),
         per_channel_weights=per_channel,
         warnings=_warnings(raw, qualities, models["int8"], label_names, made.fixed_sizes),
+        findings=tuple(dict.fromkeys(findings)),
+        convergence=inspection.convergence,
     )
-
-
-def read_specs(path: Path) -> dict[str, preprocess.Spec]:
-    """The preprocessing in a TOML file: one spec (for every input, under the name ""), or a table [input name] for each.
-
-    Raises PreprocessError naming the key that is wrong.
-    """
-    fields = read_toml(path)
-    tables = fields if fields and all(isinstance(value, dict) for value in fields.values()) else {"": fields}
-    return {name: preprocess.parse_spec(table) for name, table in tables.items()}
-
-
-def _by_array(specs: Mapping[str, preprocess.Spec], raw: Samples) -> dict[str, preprocess.Spec]:
-    """The specs by the name of the sample array they are for; a single array needs no particular name."""
-    if set(specs) == {""}:
-        return dict.fromkeys(raw.arrays, specs[""])
-    if len(specs) == len(raw.arrays) == 1:
-        return dict.fromkeys(raw.arrays, next(iter(specs.values())))
-    if unknown := sorted(set(specs) - set(raw.arrays)):
-        raise PreprocessError(
-            f"the preprocessing is for {', '.join(unknown)}; {raw.source} has the arrays {', '.join(raw.arrays)}",
-            hint="name both after the model's inputs",
-        )
-    return dict(specs)
 
 
 def _check_alike(raw: Samples, held_out: Samples, specs: Mapping[str, preprocess.Spec]) -> None:
     """SamplesError, before TensorFlow takes its time, if the two files do not hold the same kind of inputs."""
     names = list(raw.arrays)
+    check_fit(held_out, specs)
     first = {name: array[:1] for name, array in held_out.of_inputs(names).items()}
     wanted = preprocessed({name: array[:1] for name, array in raw.arrays.items()}, specs)
     for name, array in preprocessed(first, specs).items():
@@ -284,7 +279,8 @@ def _digests(**paths: Path | None) -> dict[str, str]:
 
 
 def _digest(path: Path) -> str:
-    """SHA-256 of a file, or of a folder's files and their names."""
+    """SHA-256 of a file (`file.py:function`: of that file), or of a folder's files and their names."""
+    path = source_file(path)
     if path.is_file():
         return sha256_file(path)
     digest = hashlib.sha256()

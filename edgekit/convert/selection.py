@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-SETTLED = 0.99  # share of the final width of the ranges from which on more samples change little
+SETTLED = 0.95  # share of the final width of the ranges: a range 5 % too wide costs 0.4 dB
 
 
 def first_of_each(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -54,6 +55,16 @@ def pick(arrays: Mapping[str, np.ndarray], labels: np.ndarray | None, wanted: in
     if labels is not None and labels.dtype.kind in "iub" and labels.size == len(labels):
         return np.asarray(unique[balanced(labels.reshape(-1)[unique], wanted)])
     return np.asarray(unique[spread(len(unique), wanted)])
+
+
+def same_shape(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The indexes of the samples whose shapes most others have too; all of them where the shapes do not differ."""
+    columns = [[np.shape(sample) for sample in array] for array in arrays.values() if array.dtype == object]
+    if not columns:
+        return np.arange(len(next(iter(arrays.values()))))
+    rows = list(zip(*columns, strict=True))
+    usual = Counter(rows).most_common(1)[0][0]
+    return np.array([index for index, shapes in enumerate(rows) if shapes == usual], int)
 
 
 def convergence(low: np.ndarray, high: np.ndarray) -> list[tuple[int, float]]:

@@ -49,7 +49,7 @@ def preprocessing_findings(answer: Answer, inputs: np.ndarray, labels: np.ndarra
             "input",
             f"the float model is right on {right.mean():.1%} of {len(labels)} labelled samples as they are prepared, and on "
             f"{other.mean():.1%} {name}",
-            'prepare samples as in training: range, or colour = "bgr", in the --preprocess spec',
+            "prepare samples as in training: change range or colour in the --preprocess spec",
         )
     ]
 
