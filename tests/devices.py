@@ -21,10 +21,10 @@ import pytest
 
 from edgekit import errors
 from edgekit.deploy.agent import serve
-from edgekit.deploy.platforms import Platform, choose_runtime
 from edgekit.deploy.runtime import tree_folder
 from edgekit.deploy.session import Session
 from edgekit.errors import EdgekitError
+from edgekit.platforms import Platform, choose_runtime
 
 PYTHON = os.path.realpath(sys.executable)  # a device's Python for which the tests' own interpreter is the right one
 HEALTHY = b"""#!/bin/sh\necho '{"variants": []}'\n"""  # the shortest runner that passes its golden check

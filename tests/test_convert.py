@@ -18,9 +18,9 @@ pytest.importorskip("ai_edge_litert", reason="pip install 'edgekit[convert]'")
 from edgekit.cli.main import main
 from edgekit.convert import convert
 from edgekit.convert.frontend import model_kind, run_tensorflow
-from edgekit.convert.pipeline import read_specs
 from edgekit.convert.quality import agreement, judged
-from edgekit.convert.samples import Samples, read_samples, spread
+from edgekit.convert.samples import Samples, read_samples, read_specs
+from edgekit.convert.selection import spread
 from edgekit.errors import ConversionError, InputError, NotAModel, PreprocessError, SamplesError, UnknownTarget
 
 

@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 from devices import keep_small_runtime, refused, runtime_folder, this_platform, wait_until
 
-from edgekit.deploy.platforms import Platform, choose_runtime
 from edgekit.deploy.runtime import build_runtime, read_tree
 from edgekit.errors import DeviceUnsupported, EdgekitError
+from edgekit.platforms import Platform, choose_runtime
 
 ARM = Platform((3, 11), "aarch64", "glibc 2.36", None)  # a Raspberry Pi 4 with Debian 12
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from edgekit.deploy.platforms import Platform, choose_runtime, describe_wheels, is_pruned, pip_tags, read_table
 from edgekit.errors import DeviceUnsupported
+from edgekit.platforms import Platform, choose_runtime, describe_wheels, is_pruned, pip_tags, read_table
 
 WHEELS = Path(__file__).resolve().parents[2] / "shared" / "data" / "wheels.tsv"
 

@@ -16,7 +16,7 @@ from handmade_model import T, build, classifier
 
 from edgekit.errors import BundleError
 from edgekit.runner import load
-from edgekit.runner.interpreter import _without_info_lines
+from edgekit.runner.interpreter import without_info_lines
 
 WITHOUT = """
 import sys
@@ -59,7 +59,7 @@ def test_loading_and_answering_prints_nothing_at_all(file):
 
 
 def test_only_chatter_is_held_back_from_stderr(capfd):
-    with _without_info_lines():
+    with without_info_lines():
         os.write(2, b"INFO: Created TensorFlow Lite XNNPACK delegate for CPU.\nERROR: something\n")
         os.write(2, b"I0000 00:00:1700 more chatter\nW0000 a warning\nno newline")
 
@@ -68,7 +68,7 @@ def test_only_chatter_is_held_back_from_stderr(capfd):
 
 def test_stderr_comes_back_after_a_failure(capfd):
     def fail():
-        with _without_info_lines():
+        with without_info_lines():
             os.write(2, b"before\n")
             raise KeyboardInterrupt
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from edgekit.deploy.platforms import Platform, choose_runtime
 from edgekit.errors import DeviceUnsupported, InputError, UnknownTarget
+from edgekit.platforms import Platform, choose_runtime
 from edgekit.target import Delegate, System, Target, load_target, read_target, target_names, targets_folder
 
 GOOD = """

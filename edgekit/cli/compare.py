@@ -73,7 +73,7 @@ def _show_comparison(comparison: Comparison) -> None:
     facts += [("float", _side(comparison.float_side)), ("int8", _side(comparison.int8_side))]
     show_facts(facts)
     click.echo()
-    show_qualities(comparison.qualities)
+    show_qualities(comparison.qualities, "int8")
     click.echo()
     from edgekit.convert.layers import short_name
 

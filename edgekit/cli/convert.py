@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgekit.cli.inspect import show_qualities
+from edgekit.cli.lint import show_findings
 from edgekit.cli.show import json_option, show_facts, show_json, showing_progress, size_text
 from edgekit.cli.targets import TARGET
 from edgekit.convert.modes import AUTO, MODES, POLICIES
@@ -23,9 +24,10 @@ Examples:
       --evaluate labelled.npz --target rpi4 --labels labels.txt
   edgekit convert float.tflite -o bundle --samples samples.npz \\
       --mode int8 --mode float32
-  edgekit convert saved_model/ -o bundle --samples raw.npz \\
+  edgekit convert saved_model/ -o bundle --samples photos/ \\
       --preprocess image.toml
 """
+SOURCES = ".npz, .npy, a folder of images or WAV files, .csv, .tfrecord, or file.py:function, which is run"
 FILE = click.Path(path_type=Path)
 
 
@@ -34,9 +36,12 @@ FILE = click.Path(path_type=Path)
 @click.option(
     "-o", "--output", required=True, type=FILE, help="The bundle's folder; an older bundle there is replaced."
 )
-@click.option("--samples", required=True, type=FILE, help=".npz or .npy with about 100 typical inputs, (n, ...).")
+@click.option("--samples", required=True, type=FILE, help=f"About 100 typical inputs: {SOURCES}.")
 @click.option(
-    "--evaluate", type=FILE, help=".npz with held-out inputs and their labels as y: measures the task metric."
+    "--evaluate", type=FILE, help="Held-out inputs with labels (npz, CSV: y; folders: classes): the task metric."
+)
+@click.option(
+    "--max-samples", type=click.IntRange(min=2), default=500, show_default=True, help="Used for ranges at most."
 )
 @click.option("--target", type=TARGET, help="The kind of board (see edgekit targets); default: any.")
 @click.option("--preprocess", "spec", type=FILE, help="TOML: how a raw input becomes what the model sees.")
@@ -59,6 +64,19 @@ FILE = click.Path(path_type=Path)
 )
 @click.option("--name", help="The bundle's name; default: the model file's.")
 @click.option(
+    "--metric", metavar="NAME|FILE.py:FUNCTION", help="top-1, top-5, auc, f1, mae or your own; default: what fits y."
+)
+@click.option(
+    "--max-drop",
+    type=click.FloatRange(0, 100),
+    default=1.0,
+    show_default=True,
+    help="What int8 may lose: points of the metric (errors: % of float's). More: exit 6, no bundle.",
+)
+@click.option("--report", type=FILE, help="The HTML report; default: BUNDLE.report.html, also when int8 is refused.")
+@click.option("--no-report", is_flag=True, help="Write no report.")
+@click.option("--strict", is_flag=True, help="A warning of the lint is an error: exit 6, nothing is written.")
+@click.option(
     "--timeout",
     "timeout_s",
     type=click.FloatRange(min=0, min_open=True),
@@ -68,12 +86,18 @@ FILE = click.Path(path_type=Path)
 )
 @json_option
 @click.pass_obj
-def convert_command(typed: list[str], /, as_json: bool, **options: object) -> None:
-    """Make a bundle of MODEL (.keras, .h5, SavedModel, float .tflite): full int8, checked, measured."""
+def convert_command(
+    typed: list[str], /, as_json: bool, report: Path | None, no_report: bool, **options: object
+) -> None:
+    """Make a bundle of MODEL (.keras, .h5, SavedModel, float .tflite): full int8, checked, measured.
+
+    Without labels (--evaluate) int8 has to give the float model's class for 95 % of the samples, or reach 10 dB SQNR.
+    """
     from edgekit.convert import convert
 
+    page = False if no_report else report or True
     with showing_progress(as_json) as progress:
-        result = convert(**options, command=command_of(typed), progress=progress)  # type: ignore[arg-type]
+        result = convert(**options, report=page, command=command_of(typed), progress=progress)  # type: ignore[arg-type]
     for warning in result.warnings:
         click.secho(f"warning: {warning}", err=True, fg="yellow")
     if as_json:
@@ -88,7 +112,12 @@ def convert_command(typed: list[str], /, as_json: bool, **options: object) -> No
                 "per_channel_weights": result.per_channel_weights,
                 "tried": result.tried,
                 "variants": result.variants,
+                "verdicts": result.verdicts,
+                "layers": {name: comparison.layers for name, comparison in result.comparisons.items()},
+                "report": result.report,
                 "warnings": result.warnings,
+                "findings": result.findings,
+                "convergence": result.convergence,
             }
         )
         return
@@ -98,13 +127,25 @@ def convert_command(typed: list[str], /, as_json: bool, **options: object) -> No
             ("bundle", f"{result.bundle.path} ({result.bundle.id})"),
             ("size", ", ".join([f"{size_text(result.float_bytes)} float", *sizes])),
             ("float .tflite", f"within {result.float_difference:.1e} of the source model, relative"),
-            ("calibrated on", f"{result.calibration_count} samples"),
+            ("calibrated on", f"{result.calibration_count} samples{_settled(result.convergence)}"),
             *_variant_facts(result),
+            *((f"gate {name}", f"passed: {verdict.sentence}") for name, verdict in result.verdicts.items()),
+            *((("report", result.report),) if result.report else ()),
         ]
     )
     for variant in result.variants:
-        click.echo()
-        show_qualities(variant.qualities, variant.name)
+        if variant.qualities:
+            click.echo()
+            show_qualities(variant.qualities, variant.name)
+    show_findings(result.findings)
+
+
+def _settled(curve: Sequence[tuple[int, float]]) -> str:
+    """`, ranges settle after 32`, where they do."""
+    from edgekit.convert.selection import enough
+
+    count = enough(curve)
+    return f", ranges settle after {count}" if count is not None else ""
 
 
 def _variant_facts(result: ConversionResult) -> list[tuple[str, str]]:
@@ -121,13 +162,18 @@ def _variant_facts(result: ConversionResult) -> list[tuple[str, str]]:
     return facts
 
 
+# what says nothing about the bundle's content: where it goes and what else is written or printed; True: a value follows
+_ELSEWHERE = {"-o": True, "--output": True, "--report": True, "--no-report": False, "--json": False}
+
+
 def command_of(typed: Sequence[str]) -> list[str]:
-    """The command for the manifest, as typed, without -o and --json: they say nothing about what is in the bundle."""
+    """The command for the manifest, as typed, without the options that say nothing about what is in the bundle."""
     words = ["edgekit"]
     rest = iter(typed)
     for word in rest:
-        if word in ("-o", "--output"):
-            next(rest, None)
-        elif word != "--json" and not word.startswith("--output=") and not (word.startswith("-o") and word != "-o"):
+        if word in _ELSEWHERE:
+            if _ELSEWHERE[word]:
+                next(rest, None)
+        elif not word.startswith(("--output=", "--report=")) and not (word.startswith("-o") and word != "-o"):
             words.append(word)
     return words

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from edgekit.convert.compare import Comparison
 from edgekit.convert.samples import Samples
@@ -10,23 +10,25 @@ from edgekit.runner.model import Model
 
 
 def cautions(
-    raw: Samples, comparison: Comparison, model: Model, labels: Sequence[str], fixed_sizes: bool
+    raw: Samples, comparisons: Mapping[str, Comparison], model: Model, labels: Sequence[str], fixed_sizes: bool
 ) -> tuple[str, ...]:
-    """A sentence each, without a full stop."""
-    found, verdict, qualities = [], comparison.verdict, comparison.qualities
+    """A sentence each, without a full stop; `comparisons` are of the variants, by name."""
+    found = []
     if not fixed_sizes:
         found.append("the graph only works with a free batch: it keeps operators that compute shapes while it runs")
     if raw.count < 32:
         found.append(
             f"only {raw.count} samples: ranges may be too narrow for what the device will meet; give about 100"
         )
-    if verdict.passed and verdict.doubt:
-        found.append(f"{verdict.metric}: {verdict.doubt}")
-    for quality in qualities:
-        if quality.metric == "same class as float" and quality.value < 0.95:
-            found.append(f"int8 and float agree on only {quality.value:.1%} of the samples")
-        if quality.metric == "SQNR to float, dB" and quality.value < 10.0:
-            found.append(f"int8 answers are far from the float ones ({quality.value:g} dB): compare them before use")
+    for name, comparison in comparisons.items():
+        verdict = comparison.verdict
+        if verdict.passed and verdict.doubt:
+            found.append(f"{name}, {verdict.metric}: {verdict.doubt}")
+        for quality in comparison.qualities:
+            if quality.metric == "same class as float" and quality.value < 0.95:
+                found.append(f"{name} and float agree on only {quality.value:.1%} of the samples")
+            if quality.metric == "SQNR to float, dB" and quality.value < 10.0:
+                found.append(f"{name} is far from float ({quality.value:g} dB): compare the answers before use")
     classes = model.outputs[0].shape[-1] if model.outputs[0].shape else 1
     if labels and len(labels) != classes:
         found.append(f"{len(labels)} labels for {classes} outputs")

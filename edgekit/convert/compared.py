@@ -6,12 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edgekit import __version__, preprocess
+from edgekit.convert.arguments import read_labels
 from edgekit.convert.compare import Comparison, compare_models
 from edgekit.convert.gate import MAX_DROP, check_options
 from edgekit.convert.opened import find_model, open_model, shared_specs
-from edgekit.convert.pipeline import read_labels, read_specs
 from edgekit.convert.report import About, write_report
-from edgekit.convert.samples import read_samples
+from edgekit.convert.samples import read_samples, read_specs
 from edgekit.errors import InputError
 from edgekit.runner.interpreter import runtime_version
 

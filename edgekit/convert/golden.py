@@ -10,7 +10,8 @@ import numpy as np
 
 from edgekit.convert.flatbuffer import read_model
 from edgekit.convert.quality import answers
-from edgekit.convert.samples import Samples, spread
+from edgekit.convert.samples import Samples
+from edgekit.convert.selection import same_shape, spread
 from edgekit.runner.interpreter import open_interpreter
 from edgekit.runner.model import Model
 
@@ -30,9 +31,10 @@ def make_golden(models: Mapping[str, Model], paths: Mapping[str, Path], raw: Sam
     its own that round differently.
     """
     inputs = raw.of_inputs([tensor.name for tensor in next(iter(models.values())).inputs])
-    each = sum(array[0].nbytes for array in inputs.values())
-    chosen = spread(raw.count, min(GOLDEN_COUNT, max(2, GOLDEN_BYTES // max(each, 1))))
-    inputs = {name: array[chosen] for name, array in inputs.items()}
+    alike = same_shape(inputs)
+    each = sum(array[alike[0]].nbytes for array in inputs.values())
+    chosen = alike[spread(len(alike), min(GOLDEN_COUNT, max(2, GOLDEN_BYTES // max(each, 1))))]
+    inputs = {name: np.stack(list(array[chosen])) for name, array in inputs.items()}
     arrays = {f"input/{name}": array for name, array in inputs.items()}
     tolerances = {}
     for variant, model in models.items():

@@ -13,7 +13,7 @@ import numpy as np
 from edgekit.convert.flatbuffer import Model as File
 from edgekit.convert.flatbuffer import OperatorInfo, Subgraph, TensorInfo, read_model
 from edgekit.convert.gate import decibel
-from edgekit.convert.samples import spread
+from edgekit.convert.selection import spread
 from edgekit.runner.interpreter import open_interpreter
 from edgekit.runner.model import Model
 from edgekit.runner.tensors import encoder

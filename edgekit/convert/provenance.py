@@ -7,6 +7,7 @@ from importlib import metadata
 from pathlib import Path
 
 from edgekit.bundle import sha256_file
+from edgekit.convert.samples_function import source_file
 
 
 def model_name(model: Path) -> str:
@@ -26,7 +27,8 @@ def digests(**paths: Path | None) -> dict[str, str]:
 
 
 def _digest(path: Path) -> str:
-    """SHA-256 of a file, or of a folder's files and their names."""
+    """SHA-256 of a file (`file.py:function`: of that file), or of a folder's files and their names."""
+    path = source_file(path)
     if path.is_file():
         return sha256_file(path)
     digest = hashlib.sha256()

@@ -14,7 +14,8 @@ from edgekit.runner.model import Model
 
 def answers(model: Model, inputs: Mapping[str, np.ndarray], *, raw_out: bool = False) -> list[np.ndarray]:
     """The model's answers to raw inputs (n, ...), one array (n, ...) for each of its outputs."""
-    given = inputs if len(model.inputs) > 1 else inputs[model.inputs[0].name]
+    batches = {name: list(a) if a.dtype == object else a for name, a in inputs.items()}  # object: of different shapes
+    given = batches if len(model.inputs) > 1 else batches[model.inputs[0].name]
     answer = model(given, raw_out=raw_out)
     return [answer[t.name] for t in model.outputs] if isinstance(answer, dict) else [answer]
 

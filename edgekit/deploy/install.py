@@ -9,12 +9,12 @@ from typing import Any
 
 from edgekit.bundle import Bundle, verify_bundle
 from edgekit.deploy.address import Address
-from edgekit.deploy.platforms import choose_runtime
 from edgekit.deploy.release import Content, Release, plan_release, read_content
 from edgekit.deploy.runtime import Tree, build_runtime
 from edgekit.deploy.session import Hello, Session, open_session, refuse_host_key
 from edgekit.deploy.transport import AskHostKey
 from edgekit.errors import DeviceUnsupported, InputError
+from edgekit.platforms import choose_runtime
 
 Progress = Callable[[str, int, int], None]  # stage, bytes done, bytes in all (0: not counted in bytes)
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgekit.bundle import sha256_file
-from edgekit.deploy.platforms import Platform, Runtime, is_pruned
 from edgekit.errors import DeviceUnsupported, EdgekitError, MissingLibrary
+from edgekit.platforms import Platform, Runtime, is_pruned
 
 
 @dataclass(frozen=True)

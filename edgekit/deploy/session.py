@@ -15,9 +15,9 @@ from typing import Any
 
 from edgekit import errors
 from edgekit.deploy.address import Address, Local, check_python
-from edgekit.deploy.platforms import Platform
 from edgekit.deploy.transport import AskHostKey, Channel, open_channel
 from edgekit.errors import DeviceError, DeviceRefused, DeviceUnreachable, DeviceUnsupported, EdgekitError
+from edgekit.platforms import Platform
 
 MAGIC = b"\nEDGEKIT 1\n"
 OLDEST_PYTHON = (3, 9)

@@ -91,7 +91,9 @@ def require_runtime() -> None:
         raise MissingLibrary(str(_unusable), hint=_unusable.hint)
 
 
-def open_interpreter(path: Path | str, threads: int, *, reference: bool = False, keep_all: bool = False, **options: Any) -> Any:
+def open_interpreter(
+    path: Path | str, threads: int, *, reference: bool = False, keep_all: bool = False, **options: Any
+) -> Any:
     """An `Interpreter` of the model in `path`, its tensors allocated, on `threads` CPU threads (XNNPACK where it can).
 
     `reference`: the plain C++ kernels instead, slow and independent of the processor: a second opinion. `keep_all`: what
@@ -101,7 +103,7 @@ def open_interpreter(path: Path | str, threads: int, *, reference: bool = False,
     """
     require_runtime()
     try:
-        with _without_info_lines(), _without_warnings(keep_all):
+        with without_info_lines(), _without_warnings(keep_all):
             kernels = _runtime.OpResolverType.BUILTIN_REF if reference else _runtime.OpResolverType.AUTO
             interpreter = _runtime.Interpreter(
                 model_path=str(path),
@@ -134,7 +136,7 @@ def _without_warnings(quiet: bool) -> Iterator[None]:
 
 
 @contextmanager
-def _without_info_lines() -> Iterator[None]:
+def without_info_lines() -> Iterator[None]:
     """While open, what native code prints to stderr is held back; afterwards all but its INFO lines is printed.
 
     The runtimes have no switch for this. What other threads print meanwhile is delayed, not lost.
