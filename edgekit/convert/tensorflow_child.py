@@ -221,7 +221,7 @@ def quantize(folder: Path) -> dict[str, str]:
     from tensorflow.compiler.mlir.lite import types_pb2
     from tensorflow.lite.python.convert import mlir_quantize
 
-    from edgekit.convert.stamp import packed, stamp, unpacked
+    from edgekit.convert.rewrite import packed, stamp, unpacked
 
     job = json.loads((folder / "job.json").read_text("utf-8"))
     outside = {"int8": tf.int8, "int8-float-io": tf.float32, "int16x8": tf.int16}[job["mode"]]
@@ -232,7 +232,11 @@ def quantize(folder: Path) -> dict[str, str]:
         stamped = packed(model)
         made = _converted(
             lambda stamped=stamped: mlir_quantize(  # type: ignore[misc]  # bound now, called now
-                stamped, fully_quantize=True, input_data_type=outside, output_data_type=outside, **types
+                stamped,
+                fully_quantize=outside != tf.float32,
+                input_data_type=outside,
+                output_data_type=outside,
+                **types,
             ),
             "quantize it",
         )
