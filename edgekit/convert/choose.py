@@ -12,12 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
-from edgekit.convert.calibrate import Extremes, Feeds, cores, measure_extremes, measure_histograms
+from edgekit.convert.calibrate import Extremes, Feeds, Histograms, cores, measure_extremes, measure_histograms
 from edgekit.convert.modes import AUTO, POLICIES
 from edgekit.convert.quality import answers, sqnr_db
 from edgekit.convert.quantize import quantize
 from edgekit.convert.ranges import BY_EXTREMES, BY_HISTOGRAMS, Ranges
 from edgekit.convert.rewrite import packed, prepare, unpacked, without_softmax
+from edgekit.convert.samples import spread
 from edgekit.errors import InputError
 from edgekit.runner.interpreter import open_interpreter
 from edgekit.runner.model import Model, describe_variant
@@ -26,7 +27,8 @@ HELD_OUT_EVERY = 5  # of the samples, evenly spread: 20 % judge, 80 % make range
 FEWEST = 10  # samples, below which none can be spared to judge
 HELD_OUT_MOST = 100  # samples that judge, at most: more do not change the order
 MARGIN_DB = 0.3  # what a policy has to gain to be preferred to one that clips less: held-out samples are few
-GOOD_DB = 25.0  # below this the policies that need histograms are tried as well
+HISTOGRAM_MOST = 50  # samples whose values are counted, at most: each has thousands
+GOOD_DB = 30.0  # below this the policies that need histograms are tried as well
 UNCHOSEN = "min-max"  # where nothing is tried
 
 
@@ -87,7 +89,7 @@ def _best(model: Path, mode: str, feeds: Feeds, extremes: Extremes, folder: Path
     others = extremes.of(rest)
     trial.judge({name: by(others) for name, by in BY_EXTREMES.items()})
     if best_of(trial.tried).score_db < GOOD_DB:
-        histograms = measure_histograms(model, _some(feeds, rest), others)
+        histograms = _histograms(model, _some(feeds, rest), others)
         trial.judge({name: by(histograms) for name, by in BY_HISTOGRAMS.items()})
     tried = tuple(trial.tried)
     best = best_of(tried)
@@ -172,7 +174,12 @@ def _one(float_model: Path, feeds: Feeds, extremes: Extremes, policy: str) -> Ra
     """The ranges by one policy, with all the samples."""
     if policy in BY_EXTREMES:
         return BY_EXTREMES[policy](extremes)
-    return BY_HISTOGRAMS[policy](measure_histograms(float_model, feeds, extremes))
+    return BY_HISTOGRAMS[policy](_histograms(float_model, feeds, extremes))
+
+
+def _histograms(model: Path, feeds: Feeds, extremes: Extremes) -> Histograms:
+    chosen = spread(len(extremes.low), HISTOGRAM_MOST)
+    return measure_histograms(model, _some(feeds, chosen), extremes.of(chosen))
 
 
 def _some(feeds: Feeds, samples: np.ndarray) -> Feeds:
