@@ -375,9 +375,9 @@ def test_a_model_that_cannot_be_converted_says_why(made, tmp_path, model, kind, 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_model_that_crashes_tensorflow_is_a_conversion_error(made, tmp_path):
-    """TensorFlow 2.21 dies of SIGSEGV on the int8 form of a rolled LSTM."""
-    with pytest.raises(ConversionError, match=r"killed by SIGSEGV|cannot convert") as caught:
+def test_a_model_that_no_quantizer_takes_says_what_each_of_them_said(made, tmp_path):
+    """A rolled LSTM: its loop is a subgraph that nothing calibrates; TensorFlow's own calibration dies of SIGSEGV."""
+    with pytest.raises(ConversionError, match=r"no quantizer can make int8.*litert: .*tensorflow: ") as caught:
         convert(made / "lstm.keras", tmp_path / "b", made / "lstm.npz")
 
     assert "unroll=True" in caught.value.hint

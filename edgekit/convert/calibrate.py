@@ -88,7 +88,8 @@ def measure_histograms(model: Path, feeds: Feeds, extremes: Extremes, *, threads
     """The values of those tensors on these samples, counted; 3 to 6 times the work of measuring the extremes."""
     low, high = extremes.low.min(axis=0), extremes.high.max(axis=0)
     places = {name: place for place, name in enumerate(extremes.names)}
-    steps = BINS / np.maximum(high - low, np.finfo(np.float32).tiny)
+    width = high - low
+    steps = np.divide(BINS, width, out=np.zeros_like(width), where=width > 0)  # 0: one value, all in the first bin
 
     def look(interpreter: Any) -> Callable[[], np.ndarray]:
         found = [(d["index"], places[d["name"]]) for d in interpreter.get_tensor_details() if d["name"] in places]

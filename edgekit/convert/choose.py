@@ -1,4 +1,7 @@
-"""Which range policy a network gets: each is tried, and judged on samples that did not make its ranges."""
+"""Which range policy a network gets: each is tried, and judged on samples that did not make its ranges.
+
+A classifier is judged before its last softmax: after it nearly every answer is 0 or 1, and int8 softmax has 256 fixed steps.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
-from edgekit.convert.calibrate import Extremes, Feeds, cores, measure_extremes, measure_histograms
+from edgekit.convert.calibrate import Extremes, Feeds, Histograms, cores, measure_extremes, measure_histograms
 from edgekit.convert.modes import AUTO, POLICIES
-from edgekit.convert.quality import answers, has_scores, sqnr_db
-from edgekit.convert.quantize import Quantized, quantize
+from edgekit.convert.quality import answers, sqnr_db
+from edgekit.convert.quantize import quantize
 from edgekit.convert.ranges import BY_EXTREMES, BY_HISTOGRAMS, Ranges
+from edgekit.convert.rewrite import packed, prepare, unpacked, without_softmax
+from edgekit.convert.samples import spread
 from edgekit.errors import InputError
 from edgekit.runner.interpreter import open_interpreter
 from edgekit.runner.model import Model, describe_variant
@@ -21,7 +26,9 @@ from edgekit.runner.model import Model, describe_variant
 HELD_OUT_EVERY = 5  # of the samples, evenly spread: 20 % judge, 80 % make ranges
 FEWEST = 10  # samples, below which none can be spared to judge
 HELD_OUT_MOST = 100  # samples that judge, at most: more do not change the order
-GOOD_DB = 25.0  # below this the policies that need histograms are tried as well
+MARGIN_DB = 0.3  # what a policy has to gain to be preferred to one that clips less: held-out samples are few
+HISTOGRAM_MOST = 50  # samples whose values are counted, at most: each has thousands
+GOOD_DB = 30.0  # below this the policies that need histograms are tried as well
 UNCHOSEN = "min-max"  # where nothing is tried
 
 
@@ -32,7 +39,7 @@ class Tried:
     policy: str
     sqnr_db: float  # over all held-out outputs: one clipped answer counts much
     median_sqnr_db: float  # of single samples: one odd sample does not decide
-    same_class: float | None  # share of samples with float's class; None if the output is no vector of scores
+    same_class: float | None  # share of samples with float's class; None if the model does not end in a softmax
     count: int  # samples judged
 
     @property
@@ -63,73 +70,103 @@ def choose(
     """
     if policy not in (AUTO, *POLICIES):
         raise InputError(f"no range policy is called {policy!r}", hint=f"there are: {', '.join((AUTO, *POLICIES))}")
-    extremes = measure_extremes(float_model, feeds)
+    model = _prepared(float_model, folder)
+    extremes = measure_extremes(model, feeds)
     count = len(extremes.low)
-    if policy != AUTO or count < FEWEST or mode == "int16x8":  # 65,536 steps: to clip costs more than it brings
-        wanted = UNCHOSEN if policy == AUTO else policy
-        ranges = _one(float_model, feeds, extremes, wanted)
-        made = quantize(float_model, mode, [ranges], folder, timeout_s=timeout_s)
-        return Choice(wanted, ranges, made.paths[0], made.made_by, ())
+    if policy == AUTO and count >= FEWEST and mode != "int16x8":  # 65,536 steps: to clip costs more than it brings
+        return _best(model, mode, feeds, extremes, folder, timeout_s)
+    policy = UNCHOSEN if policy == AUTO else policy
+    ranges = _one(model, feeds, extremes, policy)
+    made = quantize(model, mode, [ranges], folder, timeout_s=timeout_s)
+    return Choice(policy, ranges, made.paths[0], made.made_by, ())
+
+
+def _best(model: Path, mode: str, feeds: Feeds, extremes: Extremes, folder: Path, timeout_s: float) -> Choice:
+    count = len(extremes.low)
     held_out = np.arange(HELD_OUT_EVERY - 1, count, HELD_OUT_EVERY)
     rest = np.setdiff1d(np.arange(count), held_out)
-    trial = _Trial(float_model, mode, feeds, held_out[:: -(-len(held_out) // HELD_OUT_MOST)], folder, timeout_s)
+    trial = _Trial(model, mode, _some(feeds, held_out[:: -(-len(held_out) // HELD_OUT_MOST)]), folder, timeout_s)
     others = extremes.of(rest)
     trial.judge({name: by(others) for name, by in BY_EXTREMES.items()})
     if best_of(trial.tried).score_db < GOOD_DB:
-        histograms = measure_histograms(float_model, _some(feeds, rest), others)
+        histograms = _histograms(model, _some(feeds, rest), others)
         trial.judge({name: by(histograms) for name, by in BY_HISTOGRAMS.items()})
     tried = tuple(trial.tried)
     best = best_of(tried)
-    trial.judge({best.policy: _one(float_model, feeds, extremes, best.policy)})
-    place = len(tried) if best_of((best, trial.tried[-1])) is not best else tried.index(best)
+    trial.judge({best.policy: _one(model, feeds, extremes, best.policy)})
+    place = tried.index(best) if best_of((trial.tried[-1], best)) is best else -1
     return Choice(best.policy, trial.ranges[place], trial.paths[place], trial.made_by[place], tried)
 
 
-def best_of(tried: Sequence[Tried]) -> Tried:
-    """The best score among those whose classes agree with float's as often as the best one's, but for chance.
+def _prepared(float_model: Path, folder: Path) -> Path:
+    """The model as the quantizers want it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model = unpacked(float_model.read_bytes())
+    if not prepare(model):
+        return float_model
+    (folder / "prepared.tflite").write_bytes(packed(model))
+    return folder / "prepared.tflite"
 
-    Chance: two standard errors of the share, at least two samples. Of equals the last: its ranges saw most.
+
+def best_of(tried: Sequence[Tried]) -> Tried:
+    """The first whose score is as good as the best, but for MARGIN_DB: those that clip least come first.
+
+    Of those only whose classes agree with float's as often as the best one's, but for chance: two standard errors of
+    the share, at least two samples.
     """
     shares = [one.same_class for one in tried if one.same_class is not None]
     most = max(shares, default=0.0)
-    allowed = max(2 * np.sqrt(most * (1 - most) / tried[0].count), 2 / tried[0].count) if shares else 0.0
+    allowed = max(2 * np.sqrt(most * (1 - most) / tried[0].count), 2 / tried[0].count)
     fit = [one for one in tried if one.same_class is None or one.same_class >= most - allowed]
-    return max(reversed(fit), key=lambda one: one.score_db)
+    best = max(one.score_db for one in fit)
+    return next(one for one in fit if one.score_db >= best - MARGIN_DB)
 
 
 class _Trial:
     """Policies judged on the same samples, a few at a time."""
 
-    def __init__(
-        self, float_model: Path, mode: str, feeds: Feeds, held_out: np.ndarray, folder: Path, timeout_s: float
-    ) -> None:
+    def __init__(self, model: Path, mode: str, judges: Feeds, folder: Path, timeout_s: float) -> None:
         self.tried: list[Tried] = []
-        self.ranges: list[Ranges] = []  # one for each of `tried`, as
-        self.paths: list[Path] = []  # the files
+        self.ranges: list[Ranges] = []  # of each
+        self.paths: list[Path] = []  # the file made with them
         self.made_by: list[str] = []
-        self._float_model, self._mode, self._folder, self._timeout_s = float_model, mode, folder, timeout_s
-        self._feeds = _some(feeds, held_out)
-        self._float_answers = _answers(float_model, self._feeds, threads=cores())
+        self._model, self._mode, self._judges, self._folder = model, mode, judges, folder
+        self._timeout_s = timeout_s
+        cut = _before_softmax(model, folder)
+        self._classifies = cut is not None
+        self._wanted = _answers(cut or model, judges, threads=cores())
 
     def judge(self, policies: Mapping[str, Ranges]) -> None:
+        """Makes a file with each of these ranges and adds how it did to `tried`."""
         folder = self._folder / f"trial{len(self.tried)}"
-        made: Quantized = quantize(
-            self._float_model, self._mode, list(policies.values()), folder, timeout_s=self._timeout_s
-        )
+        made = quantize(self._model, self._mode, list(policies.values()), folder, timeout_s=self._timeout_s)
         with ThreadPoolExecutor(cores()) as pool:
-            found = pool.map(lambda path: _answers(path, self._feeds, threads=1), made.paths)
-            for policy, theirs in zip(policies, found, strict=True):
-                self.tried.append(judged(policy, self._float_answers, theirs))
+            for policy, got in zip(policies, pool.map(self._answers, made.paths), strict=True):
+                self.tried.append(judged(policy, self._wanted, got, classifies=self._classifies))
         self.ranges += policies.values()
         self.paths += made.paths
         self.made_by += [made.made_by] * len(made.paths)
 
+    def _answers(self, path: Path) -> list[np.ndarray]:
+        cut = _before_softmax(path, path.parent) if self._classifies else None
+        return _answers(cut or path, self._judges, threads=1)
 
-def judged(policy: str, wanted: Sequence[np.ndarray], got: Sequence[np.ndarray]) -> Tried:
+
+def _before_softmax(path: Path, folder: Path) -> Path | None:
+    """The model without its last softmax, if it has one, in `folder`."""
+    model = unpacked(path.read_bytes())
+    if not without_softmax(model):
+        return None
+    cut = folder / f"{path.stem}.cut.tflite"
+    cut.write_bytes(packed(model))
+    return cut
+
+
+def judged(policy: str, wanted: Sequence[np.ndarray], got: Sequence[np.ndarray], *, classifies: bool) -> Tried:
     """How near the answers of a policy's model are to float's."""
     count = len(wanted[0])
     each = [sqnr_db([w[i] for w in wanted], [g[i] for g in got]) for i in range(count)]
-    same = float(np.mean(wanted[0].argmax(1) == got[0].argmax(1))) if has_scores(wanted) else None
+    same = float(np.mean(wanted[0].argmax(-1) == got[0].argmax(-1))) if classifies else None
     return Tried(policy, round(sqnr_db(wanted, got), 2), round(float(np.median(each)), 2), same, count)
 
 
@@ -137,7 +174,12 @@ def _one(float_model: Path, feeds: Feeds, extremes: Extremes, policy: str) -> Ra
     """The ranges by one policy, with all the samples."""
     if policy in BY_EXTREMES:
         return BY_EXTREMES[policy](extremes)
-    return BY_HISTOGRAMS[policy](measure_histograms(float_model, feeds, extremes))
+    return BY_HISTOGRAMS[policy](_histograms(float_model, feeds, extremes))
+
+
+def _histograms(model: Path, feeds: Feeds, extremes: Extremes) -> Histograms:
+    chosen = spread(len(extremes.low), HISTOGRAM_MOST)
+    return measure_histograms(model, _some(feeds, chosen), extremes.of(chosen))
 
 
 def _some(feeds: Feeds, samples: np.ndarray) -> Feeds:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 BACK_ENDS: Mapping[str, tuple[str, ...]] = {
     "int8": ("litert", "litert-quantizer", "tensorflow"),
     "int8-float-io": ("litert", "litert-quantizer", "tensorflow"),
-    "int16x8": ("litert", "litert-quantizer", "tensorflow"),
+    "int16x8": ("litert", "litert-quantizer"),  # TensorFlow's makes zero points of ranges, which the kernels refuse
     "dynamic": ("litert-quantizer",),
     "weights8": ("litert-quantizer",),
     "weights4": ("litert-quantizer",),

@@ -122,6 +122,7 @@ def _run(back_end: str, folder: Path, timeout_s: float) -> str:
         from edgekit.convert.frontend import run_tensorflow_child
 
         result = run_tensorflow_child(["quantize", str(folder)], folder, timeout_s=timeout_s, doing="quantizing")
+        check_runs(folder / "0.tflite", folder / "check", timeout_s=timeout_s)
         return str(result["made_by"])
     module = "edgekit.convert.quantize_child"
     result = run_child(

@@ -47,8 +47,9 @@ def least_error(histograms: Histograms) -> Ranges:
     """
     low, high = np.minimum(histograms.low, 0.0), np.maximum(histograms.high, 0.0)
     for place, counts in enumerate(histograms.counts):
-        used = np.flatnonzero(counts)
         width = (histograms.high[place] - histograms.low[place]) / BINS
+        used = np.flatnonzero(counts)
+        used = used[used != int(-histograms.low[place] / width if width else 0)]  # zero itself is never rounded
         centres, weights = histograms.low[place] + (used + 0.5) * width, counts[used]
         high[place] = _best(centres, weights, np.full_like(SHRINKS, low[place]), high[place] * SHRINKS, 1)
         low[place] = _best(centres, weights, low[place] * SHRINKS, np.full_like(SHRINKS, high[place]), 0)

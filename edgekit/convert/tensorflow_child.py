@@ -218,21 +218,22 @@ def _converted(work: Callable[[], Any], what: str) -> bytes:
 def quantize(folder: Path) -> dict[str, str]:
     """What quantize_child.py does, by the quantizer in TFLiteConverter (MLIR), which takes ranges stamped into a file."""
     import tensorflow as tf
-    from tensorflow.compiler.mlir.lite import types_pb2
     from tensorflow.lite.python.convert import mlir_quantize
 
-    from edgekit.convert.stamp import packed, stamp, unpacked
+    from edgekit.convert.rewrite import packed, stamp, unpacked
 
     job = json.loads((folder / "job.json").read_text("utf-8"))
-    outside = {"int8": tf.int8, "int8-float-io": tf.float32, "int16x8": tf.int16}[job["mode"]]
-    types = {"inference_type": types_pb2.QUANTIZED_INT16} if job["mode"] == "int16x8" else {}
+    outside = {"int8": tf.int8, "int8-float-io": tf.float32}[job["mode"]]
     model = unpacked(Path(job["model"]).read_bytes())
     for number, ranges in enumerate(job["ranges"]):
         stamp(model, ranges)
         stamped = packed(model)
         made = _converted(
             lambda stamped=stamped: mlir_quantize(  # type: ignore[misc]  # bound now, called now
-                stamped, fully_quantize=True, input_data_type=outside, output_data_type=outside, **types
+                stamped,
+                fully_quantize=outside != tf.float32,
+                input_data_type=outside,
+                output_data_type=outside,
             ),
             "quantize it",
         )

@@ -51,7 +51,7 @@ def take_tflite(path: Path, folder: Path, *, timeout_s: float) -> tuple[Path, bo
 def _with_signature(content: bytes) -> bytes:
     from ai_edge_litert import schema_py_generated as schema
 
-    from edgekit.convert.stamp import packed, unpacked
+    from edgekit.convert.rewrite import packed, unpacked
 
     model = unpacked(content)
     graph = model.subgraphs[0]
