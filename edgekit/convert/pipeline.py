@@ -77,7 +77,7 @@ def convert(
     sees. `evaluate` adds labels (`y`) and a task metric. The int8 file is checked operator by operator, the float one
     against the source model, and int8 may lose `max_drop` beside float (edgekit.convert.gate says of what; `metric`
     chooses it). Raises InputError, ConversionError (QualityLost), MissingLibrary; no bundle is written then.
-    `report`: where the HTML report goes; True: beside the bundle. It is written for a refused model too.
+    `report`: where the HTML report goes, also of a refused model; True: beside the bundle.
     """
     kind = model_kind(model)
     _check_output(output)
