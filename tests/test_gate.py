@@ -112,6 +112,18 @@ def test_without_labels_a_classifier_has_to_agree_with_float():
     assert "another class than float for 10 % of the samples" in bad.sentence
 
 
+def test_classes_that_int8_cannot_tell_apart_are_one():
+    real, int8 = np.full((100, 4), 0.25), np.full((100, 4), 0.25)
+    real[:, 0] += 0.005
+    int8[:, 1] += 1 / 256
+    decided = real.copy()
+    decided[:, 0] += 0.1
+
+    assert judge_unlabelled([real], [int8], classes=True, step=1 / 256).passed
+    assert not judge_unlabelled([real], [int8], classes=True).passed
+    assert not judge_unlabelled([decided], [int8], classes=True, step=1 / 256).passed
+
+
 def test_without_labels_and_classes_the_signal_to_noise_decides():
     real = np.random.default_rng(0).normal(size=(200, 8))
     noise = np.random.default_rng(1).normal(size=(200, 8))
