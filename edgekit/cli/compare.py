@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 COMPARE_EXAMPLES = """\b
 Examples:
   edgekit compare float.tflite int8.tflite --samples samples.npz
-  edgekit compare float.tflite bundle --samples labelled.npz --html report.html
-  edgekit compare bundle:float32 bundle:int8 --samples labelled.npz --max-drop 0.5
+  edgekit compare float.tflite bundle --samples labelled.npz --html r.html
+  edgekit compare bundle:float32 bundle:int8 --samples s.npz --max-drop 0.5
 """
 DIFF_EXAMPLES = """\b
 Examples:

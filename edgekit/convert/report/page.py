@@ -108,6 +108,8 @@ def _cards(comparison: Comparison) -> Html:
 def _ratio(before: float, after: float, less: str, more: str) -> Html:
     """`3.2× smaller`; `1.1× larger`."""
     ratio = before / max(after, 1e-9)
+    if 1 / 1.05 < ratio < 1.05:
+        return join("1× ", tag("small", "about the same"))
     return join(f"{max(ratio, 1 / max(ratio, 1e-9)):.1f}× ", tag("small", less if ratio >= 1 else more))
 
 
