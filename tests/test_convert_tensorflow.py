@@ -5,6 +5,7 @@ from __future__ import annotations
 import filecmp
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -346,7 +347,7 @@ def test_an_older_bundle_is_replaced_and_nothing_is_left_beside_it(bundle_of, ma
         assert done.returncode == 0, done.stderr
         assert read_bundle(output).manifest.name == "new"
         assert not (output / "models" / "float32.tflite").exists()
-        assert [path.name for path in tmp_path.iterdir()] == ["b"]
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "b.report.html"]
     finally:
         output.rename(tmp_path / "new")
         bundle_of.cache_clear()
@@ -520,3 +521,58 @@ def test_an_h5_of_an_older_keras_converts(tmp_path):
 
     assert sorted(result.variants[0].operators) == ["ADD", "AVERAGE_POOL_2D", "CONV_2D", "FULLY_CONNECTED", "SOFTMAX"]
     assert agreeing[0] >= agreeing[1] - 0.02
+
+
+# --- the gate -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def narrow(made, tmp_path):
+    """Samples unlike those that are judged: a quarter as bright."""
+    np.savez(tmp_path / "narrow.npz", x=np.load(made / "samples.npz")["x"] // 4)
+    return tmp_path / "narrow.npz"
+
+
+def test_int8_that_loses_too_much_is_refused_with_a_report_and_without_a_bundle(made, narrow, tmp_path):
+    out = tmp_path / "out"
+    done = edgekit("convert", "cnn.keras", "-o", out / "b", "--samples", narrow, "--evaluate", "evaluate.npz", cwd=made)
+
+    assert done.returncode == 6
+    assert [path.name for path in out.iterdir()] == ["b.report.html"]
+    assert "int8 loses" in done.stderr
+    assert "it loses most in input" in done.stderr
+    assert "--samples" in done.stderr
+    page = (out / "b.report.html").read_text("utf-8")
+    assert "<h2>Failed</h2>" in page
+    assert "Classes that changed" in page
+
+
+def test_a_refused_model_leaves_the_older_bundle_alone(bundle_of, made, narrow, tmp_path):
+    old = converted(bundle_of, "cnn.keras")
+    shutil.copytree(old.path, tmp_path / "b")
+    more = ["--samples", narrow, "--evaluate", "evaluate.npz", "--no-report"]
+    done = edgekit("convert", "cnn.keras", "-o", tmp_path / "b", *more, cwd=made)
+
+    assert done.returncode == 6
+    assert read_bundle(tmp_path / "b").digest == old.digest
+    assert not (tmp_path / "b.report.html").exists()
+
+
+def test_what_is_allowed_is_written_and_the_loss_is_in_the_bundle(made, narrow, tmp_path):
+    more = ["--samples", narrow, "--evaluate", "evaluate.npz", "--max-drop", "100", "--json"]
+    done = edgekit("convert", "cnn.keras", "-o", tmp_path / "b", *more, cwd=made)
+    found = json.loads(done.stdout)
+
+    assert done.returncode == 0, done.stderr
+    assert found["verdict"]["measured"] > 1
+    assert found["report"] == str(tmp_path / "b.report.html")
+    assert found["layers"]["layers"][0]["clipped"] > 0.1
+
+
+def test_the_report_changes_nothing_in_the_bundle(made, tmp_path):
+    for name, more in (("a", ["--report", tmp_path / "r.html"]), ("b", ["--no-report"])):
+        edgekit("convert", "cnn.keras", "-o", tmp_path / name, "--samples", "samples.npz", *more, cwd=made)
+
+    assert read_bundle(tmp_path / "a").digest == read_bundle(tmp_path / "b").digest
+    assert (tmp_path / "r.html").exists()
+    assert "Passed" in (tmp_path / "r.html").read_text("utf-8")

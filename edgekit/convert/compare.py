@@ -109,7 +109,8 @@ def compare_models(
     qualities = (*task, *agreement(float_answers, int8_answers, source, classes=classes))
     is_classes = is_classifier(float_answers, classes=classes)
     if verdict is None:
-        verdict = judge_unlabelled(float_answers, int8_answers, classes=is_classes, max_drop=max_drop)
+        step = int8_model.outputs[0].scale or 0.0
+        verdict = judge_unlabelled(float_answers, int8_answers, classes=is_classes, step=step, max_drop=max_drop)
     raw = [list(given.values()) for given in inputs]
     layers = compare_layers(float_model, float_path, int8_model, int8_path, raw[1])
     times = _latency((float_model, int8_model), inputs) if timed else ((None, None), (None, None))

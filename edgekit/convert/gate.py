@@ -3,7 +3,8 @@
 With labels: the metric may lose `max_drop` points (top-1, top-5, AUC, F1), or get worse by `max_drop` percent of the
 float model's value (errors and people's own metrics: 1.0 means 99 % as good). Without labels there is no loss to
 measure, so a floor is used: a classifier has to give the float model's class for 95 % of the samples, anything else has
-to reach 10 dB. Networks that had kept their accuracy were above both, those that had lost it below one of them
+to reach 10 dB. (Two classes whose float scores are within two steps of the int8 output are one: it could not tell
+them apart, as in a network that was never trained.) Networks that had kept their accuracy were above both, those that had lost it below one of them
 (EfficientNet-B0: 0.966 and 11.4 dB at accuracy .886, 0.724 and -3 dB at .688; float .878).
 """
 
@@ -107,12 +108,16 @@ def judge_labelled(
 
 
 def judge_unlabelled(
-    float_answers: Sequence[Array], int8_answers: Sequence[Array], *, classes: bool, max_drop: float = MAX_DROP
-) -> Verdict:
-    """The verdict without labels: the same class as float, or the signal to noise of all outputs."""
+    float_answers: Sequence[Array], int8_answers: Sequence[Array], *, classes: bool, step: float = 0.0,
+    max_drop: float = MAX_DROP,
+) -> Verdict:  # fmt: skip
+    """The verdict without labels: the same class as float, or the signal to noise of all outputs.
+
+    `step`: of the int8 model's scores. Where float itself prefers its class by no more than two, both are the same class.
+    """
     count = len(float_answers[0])
     if classes:
-        same = (predicted_classes(float_answers[0]) == predicted_classes(int8_answers[0])).astype(np.float64)
+        same = _same_class(float_answers[0], int8_answers[0], 2 * step)
         resampled = _resampled_means([np.ones(count), same])
         measured = 100.0 * (1.0 - float(same.mean()))
         low, high = _interval(100.0 * (resampled[0] - resampled[1]), measured)
@@ -128,6 +133,14 @@ def judge_unlabelled(
     passed = measured >= limit
     certain = low >= limit if passed else high < limit
     return Verdict("SQNR to float", None, round(measured, 2), measured, limit, "dB", low, high, count, passed, certain)
+
+
+def _same_class(float_scores: Array, int8_scores: Array, tie: float) -> Array:
+    """1 for each sample whose class is the same, or nearly so in float's own view; else 0."""
+    before, after = predicted_classes(float_scores), predicted_classes(int8_scores)
+    rows = np.arange(len(before))
+    undecided = float_scores[rows, before] - float_scores[rows, after] <= tie if tie else np.zeros(len(before), bool)
+    return np.asarray((before == after) | undecided, np.float64)
 
 
 def refusal(verdict: Verdict, losers: Sequence[str], *, report: str = "", clipped: bool = False) -> QualityLost:

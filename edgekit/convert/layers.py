@@ -32,7 +32,7 @@ class Layer:
     operator: str
     name: str  # of the tensor in the int8 model
     float_name: str
-    matched_by: str  # "name" or "position"
+    matched_by: str  # "name", "position" or "input"
     shape: tuple[int, ...]
     sqnr_db: float | None  # None: the float model's tensor is all zero
     lost_db: float | None  # against the worst of what the operator reads; None: nothing it reads was compared
@@ -216,7 +216,7 @@ def _input_layers(graphs: tuple[Subgraph, Subgraph], sums: Mapping[tuple[int, in
         lost = None if sqnr is None else round(_INT8_DB - min(sqnr, _INT8_DB), 2)
         clipped, name = round(found.outside / found.values, 6), graphs[0].tensors[f].name
         layers.append(
-            Layer(-number, "input", tensor.name, name, "position", tensor.shape, sqnr, lost, clipped, found.used)
+            Layer(-number, "input", tensor.name, name, "input", tensor.shape, sqnr, lost, clipped, found.used)
         )
     return layers
 

@@ -9,7 +9,7 @@ import numpy as np
 from edgekit.convert.layers import Layer, short_name
 from edgekit.convert.report.html import Html, join, tag
 
-GOOD_DB, FAIR_DB = 20.0, 10.0
+GOOD_DB, FAIR_DB, EXACT_DB = 20.0, 10.0, 300.0
 _HEIGHT, _TOP, _LEFT, _BOTTOM = 220, 14, 44, 26
 _POINTS = 240  # of a waveform: each the lowest and highest value of its share
 
@@ -21,11 +21,19 @@ def grade(sqnr_db: float | None) -> str:
     return "good" if sqnr_db >= GOOD_DB else "fair" if sqnr_db >= FAIR_DB else "poor"
 
 
+def sqnr_text(sqnr_db: float | None, unit: str = " dB") -> str:
+    """`23.4 dB`, `exact`, or that there is nothing to compare."""
+    if sqnr_db is None:
+        return "all zero"
+    return "exact" if sqnr_db >= EXACT_DB else f"{sqnr_db:.1f}{unit}"
+
+
 def layer_chart(layers: Sequence[Layer]) -> Html:
     """One bar for each layer in the order in which they run; a bar says its name when it is pointed at."""
-    known = [layer.sqnr_db for layer in layers if layer.sqnr_db is not None]
+    known = [layer.sqnr_db for layer in layers if layer.sqnr_db is not None and layer.sqnr_db < EXACT_DB]
     most = float(np.clip(np.ceil(max([40.0, *known]) / 10) * 10, 40, 60))
-    step = max(7.0, min(110.0, 960.0 / max(len(layers), 1)))
+    step = max(7.0, 960.0 / max(len(layers), 1))
+    wide = min(step * 0.8, 56.0)
     width = max(_LEFT + step * len(layers) + 8, 320)
     plot = _HEIGHT - _TOP - _BOTTOM
 
@@ -35,7 +43,7 @@ def layer_chart(layers: Sequence[Layer]) -> Html:
     grid = [
         join(
             tag("line", x1=_LEFT, x2=round(width, 1), y1=y(db), y2=y(db), class_="limit" if db in (10, 20) else "grid"),
-            tag("text", db, x=_LEFT - 8, y=y(db) + 4, class_="tick"),
+            tag("text", f"{db} dB" if db == most else db, x=_LEFT - 8, y=y(db) + 4, class_="tick"),
         )
         for db in range(0, int(most) + 1, 10)
     ]
@@ -45,18 +53,16 @@ def layer_chart(layers: Sequence[Layer]) -> Html:
         top = min(y(value or 0.0), _TOP + plot - 2)
         x = _LEFT + step * place
         number = f" {layer.index}" if layer.index >= 0 else ""
-        told = f"{layer.operator}{number}, {short_name(layer.name)}: " + (
-            "all zero" if value is None else f"{value:g} dB"
-        )
+        told = f"{layer.operator}{number}, {short_name(layer.name)}: {sqnr_text(value)}"
         bars.append(
             tag(
                 "g",
                 tag("rect", x=round(x, 1), y=_TOP, width=round(step, 1), height=plot, class_="hit"),
                 tag(
                     "rect",
-                    x=round(x + step * 0.1, 1),
+                    x=round(x + (step - wide) / 2, 1),
                     y=top,
-                    width=round(step * 0.8, 1),
+                    width=round(wide, 1),
                     height=round(_TOP + plot - top, 1),
                     rx=min(3, round(step / 6, 1)),
                     class_="mark",
@@ -70,7 +76,6 @@ def layer_chart(layers: Sequence[Layer]) -> Html:
     ends = (
         tag("text", "input", x=_LEFT, y=_HEIGHT - 6, class_="end"),
         tag("text", "answer", x=round(_LEFT + step * len(layers), 1), y=_HEIGHT - 6, class_="end right"),
-        tag("text", "dB", x=4, y=_TOP + 4, class_="end"),
     )
     worst = min(known, default=0.0)
     about = (
@@ -82,7 +87,7 @@ def layer_chart(layers: Sequence[Layer]) -> Html:
         *grid,
         *bars,
         *ends,
-        class_="layers",
+        class_="layers fit" if step >= 24 else "layers",
         role="img",
         aria_label=about,
         tabindex=0,

@@ -10,7 +10,7 @@ from importlib.resources import files
 from edgekit.convert.compare import Comparison, Side
 from edgekit.convert.layers import Layer, short_name
 from edgekit.convert.report.about import About
-from edgekit.convert.report.charts import grade, layer_chart
+from edgekit.convert.report.charts import grade, layer_chart, sqnr_text
 from edgekit.convert.report.html import Html, join, tag
 from edgekit.convert.report.samples import confusion_section, samples_section
 from edgekit.convert.report.tables import Cell, facts, mappings, sortable
@@ -68,7 +68,7 @@ def _verdict(comparison: Comparison) -> Html:
     if not verdict.passed and losers:
         names = join(*(_loser(layer, i, len(losers)) for i, layer in enumerate(losers)))
         where = tag("p", "It loses most in ", names, ".")
-    text = verdict.sentence
+    text = verdict.sentence.replace(" %", "\u00a0%")
     return tag(
         "section",
         tag("div", sign, class_="sign", aria_hidden="true"),
@@ -108,6 +108,8 @@ def _cards(comparison: Comparison) -> Html:
 def _ratio(before: float, after: float, less: str, more: str) -> Html:
     """`3.2× smaller`; `1.1× larger`."""
     ratio = before / max(after, 1e-9)
+    if 1 / 1.05 < ratio < 1.05:
+        return join("1× ", tag("small", "about the same"))
     return join(f"{max(ratio, 1 / max(ratio, 1e-9)):.1f}× ", tag("small", less if ratio >= 1 else more))
 
 
@@ -117,9 +119,12 @@ def _quality_card(comparison: Comparison) -> Html:
         if verdict.unit == "dB":
             return _card("Quality", join(f"{verdict.measured:.1f} ", tag("small", "dB SQNR to float")), None)
         return _card("Quality", join(f"{100 * verdict.int8_value:.1f} % ", tag("small", "same class as float")), None)
-    shown = [f"{v:.2%}" if verdict.unit == "points" else f"{v:.5g}" for v in (verdict.float_value, verdict.int8_value)]
+    shown = [
+        f"{100 * v:.2f} %" if verdict.unit == "points" else f"{v:.5g}"
+        for v in (verdict.float_value, verdict.int8_value)
+    ]
     note = tag("p", f"{verdict.count} samples of {comparison.samples}.", class_="note")
-    big = join(shown[1].replace("%", " %"), " ", tag("small", verdict.metric))
+    big = join(shown[1], " ", tag("small", verdict.metric))
     return _card("Quality", big, join(_pair((verdict.float_value, verdict.int8_value), shown), note))
 
 
@@ -167,9 +172,10 @@ def _layers(comparison: Comparison) -> Html:
     rows = []
     for layer in found.layers:
         name = join(
-            short_name(layer.name), tag("span", " by position", class_="badge") if layer.matched_by != "name" else None
+            short_name(layer.name),
+            tag("span", " by position", class_="badge") if layer.matched_by == "position" else None,
         )
-        sqnr = Cell(tag("span", f"{layer.sqnr_db:.1f}" if layer.sqnr_db is not None else "all zero",
+        sqnr = Cell(tag("span", sqnr_text(layer.sqnr_db, ""),
                         class_=f"badge {grade(layer.sqnr_db)}"), -1e9 if layer.sqnr_db is None else layer.sqnr_db)  # fmt: skip
         clipped = Cell(f"{layer.clipped:.2%}", layer.clipped)
         used = None if layer.used is None else Cell(f"{layer.used:.0%}", layer.used)

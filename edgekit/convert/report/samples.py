@@ -61,7 +61,9 @@ def _card(worst: Worst, drawn: Html, comparison: Comparison, about: About) -> Ht
                 *(tag("li", tag("i", class_=k, aria_hidden="true"), k) for k in ("float", "int8")),
                 class_="legend",
             )
-            answer = join(waveform([(real, "float"), (int8, "int8")], "answers of float and int8"), legend)
+            drawing = waveform([(real, "float"), (int8, "int8")], "answers of float and int8")
+            answer = join(tag("p", "answers", class_="kicker"), drawing, legend)
+    drawn = join(tag("p", "input", class_="kicker"), drawn)
     note = tag("p", f"SQNR {worst.sqnr_db:g} dB", class_="note")
     return tag("article", tag("h3", title), drawn, answer, note, class_="sample")
 
