@@ -24,7 +24,7 @@ def compared(folder, values=None, **options):
 def test_each_layer_has_the_sqnr_that_numpy_computes(tmp_path):
     found = compared(tmp_path)
     real, int8 = (load(tmp_path / f"{name}.tflite") for name in ("float", "int8"))
-    from edgekit.convert.samples import spread
+    from edgekit.convert.selection import spread
 
     values = inputs()[spread(200, 32)]
     signal, noise = np.square(real(values)).sum(), np.square(real(values) - int8(values)).sum()

@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 
 pytest.importorskip("ai_edge_litert", reason="pip install 'edgekit[convert]'")
 
+import itertools
+
 from handmade_model import T, build, classifier
 
 from edgekit.cli.main import main
-from edgekit.convert.extremes import measure_extremes
+from edgekit.convert.extremes import extremes_by_name
 from edgekit.convert.flatbuffer import Model, read_model
 from edgekit.convert.inspection import inspect_file, inspect_float
 from edgekit.convert.lint import lint, runtime_findings
@@ -163,7 +165,7 @@ def test_without_ranges_nothing_is_said_of_a_concatenation():
 
 def chain(length: int) -> Model:
     tensors = [T(f"t{i}", (1, 4)) for i in range(length + 1)]
-    return graph([("ABS", [a], [b]) for a, b in zip(tensors, tensors[1:], strict=False)], tensors[:1], tensors[-1:])
+    return graph([("ABS", [a], [b]) for a, b in itertools.pairwise(tensors)], tensors[:1], tensors[-1:])
 
 
 def test_a_mask_of_minus_a_billion_is_a_giant():
@@ -207,7 +209,7 @@ def test_ranges_are_measured_sample_by_sample(tmp_path):
     x, w, out = T("x", (1, 2)), T("w", (1, 2), data=np.array([[2.0, -1.0]], np.float32)), T("out", (1, 1))
     path.write_bytes(build([("FULLY_CONNECTED", [x, w], [out])], inputs=[x], outputs=[out]))
 
-    ranges = measure_extremes(path, {"anything": np.array([[1, 0], [0, 1], [3, 3]], np.float32)})
+    ranges = extremes_by_name(path, {"anything": np.array([[1, 0], [0, 1], [3, 3]], np.float32)})
 
     assert {name: [side.tolist() for side in sides] for name, sides in ranges.items() if name != "w"} == {
         "x": [[0, 0, 3], [1, 1, 3]],

@@ -18,7 +18,7 @@ from edgekit.convert.quality import answers, sqnr_db
 from edgekit.convert.quantize import quantize
 from edgekit.convert.ranges import BY_EXTREMES, BY_HISTOGRAMS, Ranges
 from edgekit.convert.rewrite import packed, prepare, unpacked, without_softmax
-from edgekit.convert.samples import spread
+from edgekit.convert.selection import spread
 from edgekit.errors import InputError
 from edgekit.runner.interpreter import open_interpreter
 from edgekit.runner.model import Model, describe_variant
