@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from edgekit.convert.calibrate import Extremes, Feeds, Histograms, cores, measure_extremes, measure_histograms
+from edgekit.convert.cost import macs
+from edgekit.convert.flatbuffer import read_model
 from edgekit.convert.modes import AUTO, POLICIES
 from edgekit.convert.quality import answers, sqnr_db
 from edgekit.convert.quantize import quantize
@@ -28,7 +30,9 @@ FEWEST = 10  # samples, below which none can be spared to judge
 HELD_OUT_MOST = 100  # samples that judge, at most: more do not change the order
 MARGIN_DB = 0.3  # what a policy has to gain to be preferred to one that clips less: held-out samples are few
 HISTOGRAM_MOST = 50  # samples whose values are counted, at most: each has thousands
-GOOD_DB = 30.0  # below this the policies that need histograms are tried as well
+# The policies that need histograms take three calibrations' time: tried where that is nothing, or where the others are poor.
+CHEAP_MACS = 100_000_000
+GOOD_DB = 30.0
 UNCHOSEN = "min-max"  # where nothing is tried
 
 
@@ -88,7 +92,7 @@ def _best(model: Path, mode: str, feeds: Feeds, extremes: Extremes, folder: Path
     trial = _Trial(model, mode, _some(feeds, held_out[:: -(-len(held_out) // HELD_OUT_MOST)]), folder, timeout_s)
     others = extremes.of(rest)
     trial.judge({name: by(others) for name, by in BY_EXTREMES.items()})
-    if best_of(trial.tried).score_db < GOOD_DB:
+    if macs(read_model(model)) < CHEAP_MACS or best_of(trial.tried).score_db < GOOD_DB:
         histograms = _histograms(model, _some(feeds, rest), others)
         trial.judge({name: by(histograms) for name, by in BY_HISTOGRAMS.items()})
     tried = tuple(trial.tried)
