@@ -21,6 +21,7 @@ COMMANDS = {
     "inspect": "edgekit.cli.inspect",
     "compare": "edgekit.cli.compare",
     "diff": "edgekit.cli.compare",
+    "sbom": "edgekit.cli.sbom",
     "deploy": "edgekit.cli.device",
     "status": "edgekit.cli.device",
     "rollback": "edgekit.cli.device",
@@ -33,6 +34,7 @@ HELP = {
     "inspect": "Show what is in a bundle or a .tflite file.",
     "compare": "Compare two forms of one model, layer by layer.",
     "diff": "Say what differs between two bundles or .tflite files.",
+    "sbom": "Print what a bundle is made of, as CycloneDX.",
     "deploy": "Put a bundle on a device, prove it there, then switch to it.",
     "status": "Show what is installed on a device.",
     "rollback": "Make a device's previous release current again.",
@@ -50,7 +52,7 @@ Examples:
 
 \b
 Exit codes: 0 fine, 1 other error, 2 a file or option, 3 bundle, 4 device,
-5 installed but unhealthy (not switched), 6 conversion, int8 too bad included,
+5 installed but unhealthy (not switched), 6 conversion or int8 too bad,
 130 interrupted. edgekit diff: 1 is different.
 """
 

@@ -4,8 +4,8 @@ With labels: the metric may lose `max_drop` points (top-1, top-5, AUC, F1), or g
 float model's value (errors and people's own metrics: 1.0 means 99 % as good). Without labels there is no loss to
 measure, so a floor is used: a classifier has to give the float model's class for 95 % of the samples, anything else has
 to reach 10 dB. (Two classes whose float scores are within two steps of the int8 output are one: it could not tell
-them apart, as in a network that was never trained.) Networks that had kept their accuracy were above both, those that had lost it below one of them
-(EfficientNet-B0: 0.966 and 11.4 dB at accuracy .886, 0.724 and -3 dB at .688; float .878).
+them apart, as in a network that was never trained.) Networks that had kept their accuracy were above both, those that
+had lost it below one of them (EfficientNet-B0: 0.966 and 11.4 dB at accuracy .886, 0.724 and -3 dB at .688; float .878).
 """
 
 from __future__ import annotations
