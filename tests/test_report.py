@@ -285,3 +285,16 @@ def test_the_policy_lets_our_script_run_and_no_other(tmp_path):
 
     assert "<title>net: int8 beside float</title>" in done.stdout
     assert done.stderr.count("Refused to execute inline script") + done.stderr.count("violates the following") == 1
+
+
+def test_another_variant_has_its_own_name_everywhere(tmp_path):
+    paths = write_pair(tmp_path)
+    models = [load(path) for path in paths]
+    samples = Samples("s.npz", {"x": inputs()}, labels(paths[0], inputs()))
+    found = compare_models(models[0], paths[0], models[1], paths[1], samples, timed=False, variant="int16x8")
+    page = Page(render(found, About("net")))
+    said = "".join(text for text in page.text if "{" not in text)  # not the style and the script
+
+    assert "net: int16x8 beside float" in said
+    assert "int16x8 loses" in said.replace("Int", "int")
+    assert "int8" not in said.replace("int8.tflite", "").replace("int8[", "").replace("full int8", "")

@@ -22,6 +22,7 @@ COMMANDS = {
     "compare": "edgekit.cli.compare",
     "diff": "edgekit.cli.compare",
     "lint": "edgekit.cli.lint",
+    "sbom": "edgekit.cli.sbom",
     "deploy": "edgekit.cli.device",
     "status": "edgekit.cli.device",
     "rollback": "edgekit.cli.device",
@@ -35,6 +36,7 @@ HELP = {
     "compare": "Compare two forms of one model, layer by layer.",
     "diff": "Say what differs between two bundles or .tflite files.",
     "lint": "Tell what in a model costs accuracy in int8, or will not run.",
+    "sbom": "Print what a bundle is made of, as CycloneDX.",
     "deploy": "Put a bundle on a device, prove it there, then switch to it.",
     "status": "Show what is installed on a device.",
     "rollback": "Make a device's previous release current again.",
@@ -52,7 +54,7 @@ Examples:
 
 \b
 Exit codes: 0 fine, 1 other error, 2 a file or option, 3 bundle, 4 device,
-5 installed but unhealthy (not switched), 6 conversion (or int8 too bad),
+5 installed but unhealthy (not switched), 6 conversion or int8 too bad,
 130 interrupted. edgekit diff: 1 is different.
 """
 

@@ -71,7 +71,7 @@ def measure_extremes(model: Path, feeds: Feeds, *, threads: int = 0, native: boo
         }
         look: Callable[[Any], dict[str, tuple[float, float]]] = _native_row
     else:
-        options, look = {"keep_all": True}, _public_row
+        options, look = {"experimental_preserve_all_tensors": True}, _public_row
     rows = [row for part in _on_all_cores(model, feeds, look, options, threads) for row in part]
     names = tuple(sorted(wanted & rows[0].keys()))
     both = np.array([[row[name] for name in names] for row in rows], np.float32).reshape(len(rows), len(names), 2)
@@ -105,7 +105,7 @@ def measure_histograms(model: Path, feeds: Feeds, extremes: Extremes, *, threads
         return count
 
     def work(indexes: np.ndarray) -> np.ndarray:
-        interpreter = open_interpreter(model, 1, keep_all=True)
+        interpreter = open_interpreter(model, 1, experimental_preserve_all_tensors=True)
         count = look(interpreter)
         counts = np.zeros((len(places), BINS), np.int64)
         for _ in _fed(interpreter, feeds, indexes):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -78,15 +78,17 @@ class Comparison:
     worst: tuple[Worst, ...]
     changes: tuple[ClassChange, ...]  # the most frequent first
     operators: tuple[Mapping[str, Any], ...] = field(default=())  # of the int8 model, as `edgekit inspect` has them
+    variant: str = "int8"  # or whatever is beside float: int16x8, dynamic, ...
 
 
 def compare_models(
     float_model: Model, float_path: Path, int8_model: Model, int8_path: Path, samples: Samples,
     *, metric: str | None = None, max_drop: float = MAX_DROP, has_class_names: bool = False, timed: bool = True,
+    variant: str = "int8",
 ) -> Comparison:  # fmt: skip
     """Both models on `samples`; with labels judged by `metric` (see find_metric), without by how they agree.
 
-    Raises SamplesError if the samples, or their labels, do not fit.
+    `variant` is what the other side of float is called. Raises SamplesError if the samples, or their labels, do not fit.
     """
     inputs = [samples.of_inputs([t.name for t in model.inputs]) for model in (float_model, int8_model)]
     float_answers, int8_answers = (
@@ -123,11 +125,12 @@ def compare_models(
         is_classifier=is_classes,
         has_labels=samples.labels is not None,
         qualities=qualities,
-        verdict=verdict,
+        verdict=replace(verdict, variant=variant),
         layers=layers,
         worst=_worst(raw[1], float_answers, int8_answers, labels, is_classes),
         changes=_changes(float_answers[0], int8_answers[0], labels) if is_classes else (),
         operators=tuple(operator_table(read_model(int8_path))),
+        variant=variant,
     )
 
 

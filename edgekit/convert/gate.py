@@ -40,6 +40,7 @@ class Verdict:
     count: int
     passed: bool
     certain: bool  # the whole interval is on the verdict's side of the limit
+    variant: str = "int8"  # what is judged
 
     @property
     def sentence(self) -> str:
@@ -48,11 +49,11 @@ class Verdict:
         if self.unit == "dB":
             return f"{self.metric} is {self.measured:.3g} dB, at least {self.limit:g} dB is wanted ({interval})"
         if self.float_value is None:
-            told = f"int8 gives another class than float for {self.measured:.3g} % of the samples"
+            told = f"{self.variant} gives another class than float for {self.measured:.3g} % of the samples"
             return f"{told}, {self.limit:g} % is allowed without labels ({interval.replace('points', '%')})"
         verb = "gains" if self.measured < -1e-9 else "loses"
         values = f"{self.float_value:.6g} → {self.int8_value:.6g}"
-        told = f"int8 {verb} {_amount(self.measured, self.unit)} of {self.metric} ({values})"
+        told = f"{self.variant} {verb} {_amount(self.measured, self.unit)} of {self.metric} ({values})"
         return f"{told}, a loss of {_amount(self.limit, self.unit)} is allowed ({interval})"
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,7 +140,10 @@ class _KeepsAll:
     """An interpreter whose tensors can all be read after a run, as real numbers."""
 
     def __init__(self, model: Model, path: Path) -> None:
-        self._interpreter = open_interpreter(path, 1, keep_all=True)
+        with warnings.catch_warnings():  # the runtime warns of the very option that is asked for
+            warnings.simplefilter("ignore")
+            # without XNNPACK, which keeps what its operators wrote to itself
+            self._interpreter = open_interpreter(path, 1, experimental_preserve_all_tensors=True)
         details = {item["name"]: item["index"] for item in self._interpreter.get_input_details()}
         self._inputs = [(details[t.tensor], t, encoder(t, model.specs[t.name])) for t in model.inputs]
         self._keeps_state = any(t.is_variable for t in read_model(path).subgraphs[0].tensors)

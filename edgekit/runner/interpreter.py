@@ -91,26 +91,20 @@ def require_runtime() -> None:
         raise MissingLibrary(str(_unusable), hint=_unusable.hint)
 
 
-def open_interpreter(
-    path: Path | str, threads: int, *, reference: bool = False, keep_all: bool = False, **options: Any
-) -> Any:
+def open_interpreter(path: Path | str, threads: int, *, reference: bool = False, **options: Any) -> Any:
     """An `Interpreter` of the model in `path`, its tensors allocated, on `threads` CPU threads (XNNPACK where it can).
 
-    `reference`: the plain C++ kernels instead, slow and independent of the processor: a second opinion. `keep_all`: what
-    every operator wrote can be read afterwards; without XNNPACK, which keeps that to itself. `options`: the runtime's own.
+    `reference`: the plain C++ kernels instead, slow and independent of the processor: a second opinion. `options` are
+    the runtime's own, for looking inside (`experimental_preserve_all_tensors`, ...).
 
     Raises MissingLibrary without a usable runtime, BundleError if the runtime refuses the file.
     """
     require_runtime()
     try:
-        with without_info_lines(), _without_warnings(keep_all):
+        with _without_info_lines():
             kernels = _runtime.OpResolverType.BUILTIN_REF if reference else _runtime.OpResolverType.AUTO
             interpreter = _runtime.Interpreter(
-                model_path=str(path),
-                num_threads=threads,
-                experimental_op_resolver_type=kernels,
-                experimental_preserve_all_tensors=keep_all,
-                **options,
+                model_path=str(path), num_threads=threads, experimental_op_resolver_type=kernels, **options
             )
             interpreter.allocate_tensors()
     except (ValueError, RuntimeError) as error:
@@ -123,20 +117,7 @@ def open_interpreter(
 
 
 @contextmanager
-def _without_warnings(quiet: bool) -> Iterator[None]:
-    """While open, Python's warnings are not shown if `quiet`: the runtime warns of the very option that was asked for."""
-    if not quiet:
-        yield
-        return
-    import warnings  # only here: a board does not need it
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
-@contextmanager
-def without_info_lines() -> Iterator[None]:
+def _without_info_lines() -> Iterator[None]:
     """While open, what native code prints to stderr is held back; afterwards all but its INFO lines is printed.
 
     The runtimes have no switch for this. What other threads print meanwhile is delayed, not lost.

@@ -20,8 +20,10 @@ class About:
     made_by: Mapping[str, str] = field(default_factory=dict)
     made_from: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
-    policies: tuple[Mapping[str, Any], ...] = ()  # range policies tried, a table row each: column -> value
-    findings: tuple[Mapping[str, Any], ...] = ()  # of lint, likewise
+    # tables, where there is something to tell: a dataclass or a mapping of column to value for each row
+    policies: tuple[Any, ...] = ()  # range policies tried
+    findings: tuple[Any, ...] = ()  # of lint
+    variants: tuple[Any, ...] = ()  # of the bundle, if there are several
     unit: str = "CPU"  # where the operators run; for each, once there is more than one
 
     def class_name(self, number: int) -> str:

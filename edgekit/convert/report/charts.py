@@ -97,7 +97,7 @@ def layer_chart(layers: Sequence[Layer]) -> Html:
     )
 
 
-def score_bars(rows: Sequence[tuple[str, float, float, bool]], *, low: float, high: float) -> Html:
+def score_bars(rows: Sequence[tuple[str, float, float, bool]], *, low: float, high: float, variant: str) -> Html:
     """(name, float, int8, is the label) rows: two bars each on one scale, with their numbers, as a table."""
     span = (high - low) or 1.0
 
@@ -121,7 +121,7 @@ def score_bars(rows: Sequence[tuple[str, float, float, bool]], *, low: float, hi
         )
         for name, real, int8, is_label in rows
     ]
-    head = tag("tr", tag("td"), tag("th", "float", scope="col"), tag("th", "int8", scope="col"))
+    head = tag("tr", tag("td"), tag("th", "float", scope="col"), tag("th", variant, scope="col"))
     return tag("table", tag("thead", head), tag("tbody", *lines), class_="scores")
 
 

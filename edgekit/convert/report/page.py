@@ -27,7 +27,7 @@ def render(comparison: Comparison, about: About) -> str:
         tag("meta", charset="utf-8"),
         tag("meta", http_equiv="Content-Security-Policy", content=policy),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("title", f"{about.title}: int8 beside float"),
+        tag("title", f"{about.title}: {comparison.variant} beside float"),
         tag("style", Html(style)),
     )
     main = tag(
@@ -41,6 +41,7 @@ def render(comparison: Comparison, about: About) -> str:
         samples_section(comparison, about),
         confusion_section(comparison, about),
         _operators(comparison, about),
+        _rows("Variants", about.variants, "Everything in the bundle, beside the float model."),
         _rows("Lint", about.findings, "What in the model makes trouble for int8 or for the target."),
         _preprocess(about),
         _origin(comparison, about),
@@ -49,7 +50,11 @@ def render(comparison: Comparison, about: About) -> str:
     body = tag(
         "body",
         tag("a", "Skip to the verdict", href="#main", class_="skip"),
-        tag("header", tag("p", "edgekit report", class_="kicker"), tag("h1", about.title, ": int8 beside float")),
+        tag(
+            "header",
+            tag("p", "edgekit report", class_="kicker"),
+            tag("h1", f"{about.title}: {comparison.variant} beside float"),
+        ),
         main,
         tag("footer", "One file, nothing is loaded from anywhere. Times are of this workstation, not of a board."),
         tag("script", Html(script)),
@@ -93,7 +98,7 @@ def _loser(layer: Layer, place: int, count: int) -> Html:
 def _cards(comparison: Comparison) -> Html:
     real, int8 = comparison.float_side, comparison.int8_side
     cards = [_quality_card(comparison)]
-    pair = _pair((real.bytes, int8.bytes), (_size(real.bytes), _size(int8.bytes)))
+    pair = _pair((real.bytes, int8.bytes), (_size(real.bytes), _size(int8.bytes)), comparison.variant)
     cards.append(_card("Size", _ratio(real.bytes, int8.bytes, "smaller", "larger"), pair))
     if real.median_us and int8.median_us:
         times = [f"{_time(side.median_us)}" for side in (real, int8)]
@@ -101,7 +106,7 @@ def _cards(comparison: Comparison) -> Html:
             "p", f"Median of one answer, one thread, measured here; 9 of 10 within {_time(int8.p90_us)}.", class_="note"
         )
         big = _ratio(real.median_us, int8.median_us, "faster", "slower")
-        cards.append(_card("Time", big, join(_pair((real.median_us, int8.median_us), times), note)))
+        cards.append(_card("Time", big, join(_pair((real.median_us, int8.median_us), times, comparison.variant), note)))
     return tag("div", *cards, class_="cards")
 
 
@@ -125,22 +130,24 @@ def _quality_card(comparison: Comparison) -> Html:
     ]
     note = tag("p", f"{verdict.count} samples of {comparison.samples}.", class_="note")
     big = join(shown[1], " ", tag("small", verdict.metric))
-    return _card("Quality", big, join(_pair((verdict.float_value, verdict.int8_value), shown), note))
+    return _card(
+        "Quality", big, join(_pair((verdict.float_value, verdict.int8_value), shown, comparison.variant), note)
+    )
 
 
 def _card(title: str, big: Html, rest: Html | None) -> Html:
     return tag("section", tag("h2", title), tag("p", big, class_="big"), rest)
 
 
-def _pair(values: tuple[float, float], shown: tuple[str, str] | list[str]) -> Html:
-    """Float and int8 as two bars from zero."""
+def _pair(values: tuple[float, float], shown: tuple[str, str] | list[str], variant: str) -> Html:
+    """Float and the variant as two bars from zero."""
     most = max(*map(abs, values), 1e-30)
     lines = []
-    for name, value, text in zip(("float", "int8"), values, shown, strict=True):
+    for kind, name, value, text in zip(("float", "int8"), ("float", variant), values, shown, strict=True):
         bar = tag(
             "svg",
             tag("rect", width=100, height=8, class_="track"),
-            tag("rect", width=round(100 * abs(value) / most, 1), height=8, class_=name),
+            tag("rect", width=round(100 * abs(value) / most, 1), height=8, class_=kind),
             viewBox="0 0 100 8", preserveAspectRatio="none", aria_hidden="true",
         )  # fmt: skip
         lines.append(join(tag("dt", name), tag("dd", bar), tag("dd", text, class_="num")))
@@ -152,7 +159,7 @@ def _quality(comparison: Comparison) -> Html:
         (None, [quality.metric, quality.float_value, quality.value, quality.count]) for quality in comparison.qualities
     ]
     sides: list[tuple[str, object]] = [(f"{n} model", _about_side(s)) for n, s in _sides(comparison)]
-    table = sortable(("metric", "float", "int8", "samples"), rows, "Quality")
+    table = sortable(("metric", "float", comparison.variant, "samples"), rows, "Quality")
     return tag("section", tag("h2", "Everything measured"), table, tag("p", ""), facts(sides))
 
 
@@ -164,7 +171,7 @@ def _about_side(side: Side) -> str:
 
 
 def _sides(comparison: Comparison) -> tuple[tuple[str, Side], tuple[str, Side]]:
-    return ("float", comparison.float_side), ("int8", comparison.int8_side)
+    return ("float", comparison.float_side), (comparison.variant, comparison.int8_side)
 
 
 def _layers(comparison: Comparison) -> Html:
@@ -225,14 +232,17 @@ def _operators(comparison: Comparison, about: About) -> Html:
         weights = Cell(_size(op["weight_bytes"]), op["weight_bytes"])
         rows.append((None, [op["index"], op["name"], op["version"], shapes, weights, op["macs"], about.unit]))
     columns = ("#", "operator", "version", "output", "weights", "MACs", "unit")
-    told = "What the int8 model does, in this order, and on which unit each operator runs."
+    told = f"What the {comparison.variant} model does, in this order, and on which unit each operator runs."
     return tag(
-        "section", tag("h2", "Operators"), tag("p", told), sortable(columns, rows, "Operators of the int8 model")
+        "section",
+        tag("h2", "Operators"),
+        tag("p", told),
+        sortable(columns, rows, f"Operators of the {comparison.variant} model"),
     )
 
 
 def _rows(title: str, rows: tuple[object, ...], told: str) -> Html | None:
-    return tag("section", tag("h2", title), tag("p", told), mappings(rows, title)) if rows else None  # type: ignore[arg-type]
+    return tag("section", tag("h2", title), tag("p", told), mappings(rows, title)) if rows else None
 
 
 def _list(title: str, lines: tuple[str, ...]) -> Html | None:

@@ -21,7 +21,7 @@ def samples_section(comparison: Comparison, about: About) -> Html | None:
         return None
     shown = _inputs_shown(comparison.worst)
     cards = [_card(worst, drawn, comparison, about) for worst, drawn in zip(comparison.worst, shown, strict=True)]
-    told = f"The {len(cards)} of {comparison.count} samples whose answers int8 changes most"
+    told = f"The {len(cards)} of {comparison.count} samples whose answers {comparison.variant} changes most"
     told += ", those with another class first." if comparison.is_classifier else "."
     return tag("section", tag("h2", "Worst samples"), tag("p", told), tag("div", *cards, class_="samples"))
 
@@ -48,34 +48,39 @@ def _card(worst: Worst, drawn: Html, comparison: Comparison, about: About) -> Ht
     if worst.label is not None:
         title += f", label {about.class_name(worst.label)}"
     if comparison.is_classifier:
-        answer = _class_scores(worst, about)
+        answer = _class_scores(worst, about, comparison.variant)
     else:
         real, int8 = (np.asarray(a).reshape(-1) for a in (worst.float_answer, worst.int8_answer))
         if real.size <= 8:
             low, high = (f(min(0.0, float(real.min())), max(0.0, float(real.max()))) for f in (min, max))
             rows = [(f"[{i}]", float(real[i]), float(int8[i]), False) for i in range(real.size)]
-            answer = score_bars(rows, low=low, high=high)
+            answer = score_bars(rows, low=low, high=high, variant=comparison.variant)
         else:
             legend = tag(
                 "ul",
-                *(tag("li", tag("i", class_=k, aria_hidden="true"), k) for k in ("float", "int8")),
+                *(
+                    tag("li", tag("i", class_=k, aria_hidden="true"), name)
+                    for k, name in (("float", "float"), ("int8", comparison.variant))
+                ),
                 class_="legend",
             )
-            drawing = waveform([(real, "float"), (int8, "int8")], "answers of float and int8")
+            drawing = waveform([(real, "float"), (int8, "int8")], f"answers of float and {comparison.variant}")
             answer = join(tag("p", "answers", class_="kicker"), drawing, legend)
     drawn = join(tag("p", "input", class_="kicker"), drawn)
     note = tag("p", f"SQNR {worst.sqnr_db:g} dB", class_="note")
     return tag("article", tag("h3", title), drawn, answer, note, class_="sample")
 
 
-def _class_scores(worst: Worst, about: About) -> Html:
+def _class_scores(worst: Worst, about: About, variant: str) -> Html:
     real, int8 = np.asarray(worst.float_answer, np.float64), np.asarray(worst.int8_answer, np.float64)
     best = list(dict.fromkeys([*np.argsort(-real, kind="stable")[:3], *np.argsort(-int8, kind="stable")[:2]]))
     if worst.label is not None and worst.label not in best and worst.label < real.size:
         best.append(np.int64(worst.label))
     rows = [(about.class_name(int(c)), float(real[c]), float(int8[c]), int(c) == worst.label) for c in best]
     ends = [value for _, a, b, _ in rows for value in (a, b)]
-    return score_bars(rows, low=min(0.0, *ends) if min(ends) >= 0 else min(*real, *int8), high=max(*ends, 1e-9))
+    return score_bars(
+        rows, low=min(0.0, *ends) if min(ends) >= 0 else min(*real, *int8), high=max(*ends, 1e-9), variant=variant
+    )
 
 
 def confusion_section(comparison: Comparison, about: About) -> Html | None:
@@ -103,7 +108,7 @@ def confusion_section(comparison: Comparison, about: About) -> Html | None:
         names = [about.class_name(change.float_class), about.class_name(change.int8_class)]
         truth = [] if change.truth is None else [about.class_name(change.truth)]
         rows.append((None, [*names, *truth, change.count]))
-    columns = ("float says", "int8 says", *(("label",) if len(rows[0][1]) == 4 else ()), "samples")
+    columns = ("float says", f"{comparison.variant} says", *(("label",) if len(rows[0][1]) == 4 else ()), "samples")
     table = sortable(columns, rows, "Classes that changed")
     return tag("section", tag("h2", "Classes that changed"), tag("p", told), *parts, table)
 
@@ -113,7 +118,9 @@ def _matrix(used: list[int], comparison: Comparison, about: About) -> Html:
     for change in comparison.changes:
         counts[change.float_class, change.int8_class] += change.count
     head = tag(
-        "tr", tag("th", "float ↓ int8 →", scope="col"), *(tag("th", about.class_name(c), scope="col") for c in used)
+        "tr",
+        tag("th", f"float ↓ {comparison.variant} →", scope="col"),
+        *(tag("th", about.class_name(c), scope="col") for c in used),
     )
 
     def cell(real: int, int8: int) -> Html:

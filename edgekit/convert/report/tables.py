@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -37,8 +38,9 @@ def sortable(columns: Sequence[str], rows: Sequence[tuple[str | None, Sequence[o
     return join(tag("div", table, class_="scroll tall", tabindex=0, role="region", aria_label=about), left)
 
 
-def mappings(rows: Sequence[Mapping[str, Any]], about: str) -> Html:
-    """The same from mappings: every key is a column, in the order in which they come up."""
+def mappings(given: Sequence[Any], about: str) -> Html:
+    """The same from mappings or dataclasses: every key is a column, in the order in which they come up."""
+    rows = [row if isinstance(row, Mapping) else dataclasses.asdict(row) for row in given]
     columns = list(dict.fromkeys(key for row in rows for key in row))
     return sortable(
         [column.replace("_", " ") for column in columns], [(None, [row.get(c) for c in columns]) for row in rows], about
