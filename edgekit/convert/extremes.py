@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from edgekit.errors import MissingLibrary
+from edgekit.errors import MissingLibrary, SamplesError
 from edgekit.runner.interpreter import without_info_lines
 
 # Tensor name -> (lowest, highest): of all samples a number each, or of each sample an array (n,) each.
@@ -20,15 +20,15 @@ def measure_extremes(path: Path, samples: Mapping[str, np.ndarray]) -> dict[str,
 
     `samples` are what the model sees, by input name, (n, ...) without batch. Tensors of control-flow bodies and
     constants are not in it. The call is private to ai-edge-litert 2.3: MissingLibrary if another version lacks it.
+    Raises SamplesError for samples that do not fit the model.
     """
     interpreter = _interpreter(path)
-    runner = _inputs(interpreter)
+    inputs = _inputs(interpreter)
     lows: dict[str, list[float]] = {}
     highs: dict[str, list[float]] = {}
-    for sample in _each(samples, list(runner)):
+    for sample in _each(samples, list(inputs)):
         for name, content in sample.items():
-            details = runner[name]
-            interpreter.set_tensor(details["index"], content.reshape(details["shape"]).astype(details["dtype"]))
+            _set_input(interpreter, inputs[name], content)
         for name, found in _calibration().InvokeWithCalibration(interpreter._native_handle(), 0).items():
             lows.setdefault(name, []).append(float(found.min))
             highs.setdefault(name, []).append(float(found.max))
@@ -61,8 +61,30 @@ def _inputs(interpreter: Any) -> dict[str, Any]:
 
 def _each(samples: Mapping[str, np.ndarray], names: list[str]) -> Iterator[dict[str, np.ndarray]]:
     arrays = {names[0]: next(iter(samples.values()))} if len(samples) == len(names) == 1 else samples
+    if set(arrays) != set(names):
+        raise SamplesError(
+            f"the samples are for {', '.join(samples)}, the model's inputs are {', '.join(names)}",
+            hint="save one array for each input, under the input's name",
+        )
     for i in range(len(next(iter(arrays.values())))):
         yield {name: arrays[name][i] for name in names}
+
+
+def _set_input(interpreter: Any, details: dict[str, Any], content: np.ndarray) -> None:
+    """Sets one sample, with or without batch; a free size becomes the sample's."""
+    shape = tuple(int(size) for size in details["shape"])
+    if content.size != np.prod(shape):
+        wanted = content.shape if content.ndim == len(shape) else (1, *content.shape)
+        free = tuple(int(size) for size in details["shape_signature"])
+        if len(wanted) != len(free) or any(size not in (-1, got) for size, got in zip(free, wanted, strict=True)):
+            raise SamplesError(
+                f"samples of shape {content.shape} do not fit the model's input {shape}",
+                hint="give samples as the model sees them, or a --preprocess spec that makes them so",
+            )
+        interpreter.resize_tensor_input(details["index"], wanted)
+        interpreter.allocate_tensors()
+        details["shape"] = shape = wanted
+    interpreter.set_tensor(details["index"], content.reshape(shape).astype(details["dtype"]))
 
 
 def _calibration() -> Any:
