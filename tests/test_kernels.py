@@ -7,9 +7,10 @@ from importlib import metadata
 
 import pytest
 
-tfl = pytest.importorskip("ai_edge_litert.schema_py_generated", reason="pip install 'edgekit[convert]'")
+pytest.importorskip("ai_edge_litert", reason="pip install 'edgekit[convert]'")
 
 import flatbuffers
+from ai_edge_litert import schema_py_generated as tfl
 from handmade_model import T, build
 
 from edgekit.convert import kernels

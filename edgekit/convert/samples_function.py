@@ -80,7 +80,7 @@ def _rows(given: Any, source: str, most: int | None) -> tuple[dict[str, list[np.
         count = min((len(array) for array in arrays.values() if array.ndim), default=0)
         given = [{name: array[i] for name, array in arrays.items()} for i in range(count)]
     if not isinstance(given, Iterable) or isinstance(given, str | bytes):
-        raise SamplesError(f"{source} gave a {type(given).__name__}, not samples", hint=_HINT)
+        raise SamplesError(f"{source} gave {type(given).__name__}, not samples", hint=_HINT)
     columns: dict[str, list[np.ndarray]] = {}
     labels: list[np.ndarray] = []
     for number, item in enumerate(given):
