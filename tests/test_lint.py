@@ -211,9 +211,9 @@ def test_samples_that_do_not_fit_the_model_are_refused(tmp_path):
     path.write_bytes(classifier(dtype="float32"))
 
     with pytest.raises(SamplesError, match=r"samples of shape \(3,\) do not fit the model's input \(1, 8, 8, 1\)"):
-        measure_extremes(path, {"image": numbers(2, 3)})
+        extremes_by_name(path, {"image": numbers(2, 3)})
     with pytest.raises(SamplesError, match="the samples are for a, b, the model's inputs are image"):
-        measure_extremes(path, {"a": numbers(2, 3), "b": numbers(2, 3)})
+        extremes_by_name(path, {"a": numbers(2, 3), "b": numbers(2, 3)})
 
 
 def test_ranges_are_measured_sample_by_sample(tmp_path):

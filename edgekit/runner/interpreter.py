@@ -101,7 +101,7 @@ def open_interpreter(path: Path | str, threads: int, *, reference: bool = False,
     """
     require_runtime()
     try:
-        with _without_info_lines():
+        with without_info_lines():
             kernels = _runtime.OpResolverType.BUILTIN_REF if reference else _runtime.OpResolverType.AUTO
             interpreter = _runtime.Interpreter(
                 model_path=str(path), num_threads=threads, experimental_op_resolver_type=kernels, **options
@@ -117,7 +117,7 @@ def open_interpreter(path: Path | str, threads: int, *, reference: bool = False,
 
 
 @contextmanager
-def _without_info_lines() -> Iterator[None]:
+def without_info_lines() -> Iterator[None]:
     """While open, what native code prints to stderr is held back; afterwards all but its INFO lines is printed.
 
     The runtimes have no switch for this. What other threads print meanwhile is delayed, not lost.
