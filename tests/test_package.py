@@ -34,7 +34,7 @@ def run(installed, *command):
 def test_the_wheel_has_targets_models_and_what_is_sent_to_a_board(installed):
     names = {path.relative_to(installed).as_posix() for path in installed.rglob("*") if path.is_file()}
 
-    for name in ("edgekit/_targets/rpi4.toml", "edgekit/_models/digits/train.py", "edgekit/deploy/platforms.toml",
+    for name in ("edgekit/_targets/rpi4.toml", "edgekit/_models/digits/train.py", "edgekit/platforms.toml",
                  "edgekit/deploy/agent.py", "edgekit/runner/__main__.py", "edgekit/py.typed"):  # fmt: skip
         assert name in names
     assert not any(name.startswith(("tests/", "scripts/")) for name in names)

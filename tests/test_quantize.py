@@ -20,7 +20,7 @@ from edgekit.convert.flatbuffer import read_model
 from edgekit.convert.modes import BACK_ENDS, MODES
 from edgekit.convert.ranges import least_error, min_max, percentile, quantile
 from edgekit.convert.tflite_file import fed, take_tflite
-from edgekit.errors import ConversionError, InputError, NotAModel, SamplesError
+from edgekit.errors import BundleError, ConversionError, InputError, NotAModel, SamplesError
 from edgekit.runner import load
 
 
@@ -211,6 +211,22 @@ def test_ranges_that_one_held_out_sample_would_spoil_are_not_widened(model, feed
     choice = choose.choose(model, "int8", feeds, tmp_path / "c")
 
     assert choice.ranges["in"][1] < 2
+
+
+def test_a_policy_whose_file_litert_refuses_is_out_of_the_running(model, feeds, tmp_path, monkeypatch):
+    """Scales can break a kernel's rule; measured on MobileNetV2, with some ranges only."""
+    answers = choose._answers
+
+    def refusing_the_first(path: Path, *rest, **options):
+        if path.name.startswith("0.") and path.parent.name == "trial0":
+            raise BundleError("no_integer_overflow_from_quantization was not true")
+        return answers(path, *rest, **options)
+
+    monkeypatch.setattr(choose, "_answers", refusing_the_first)
+    choice = choose.choose(model, "int8", feeds, tmp_path / "c")
+
+    assert choice.tried[0] == Tried("min-max", -300.0, -300.0, None, 10)
+    assert choice.policy != "min-max"
 
 
 def test_too_few_samples_to_judge_get_min_max(model, feeds, tmp_path):

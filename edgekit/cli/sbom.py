@@ -23,7 +23,7 @@ Examples:
 def sbom_command(bundle: Path, python: str | None, glibc: str, arch: str | None) -> None:
     """Print what is in a bundle, and in a device's runtime, as a CycloneDX 1.6 document (JSON)."""
     from edgekit.bundle import read_bundle, verify_bundle
-    from edgekit.deploy.platforms import Platform
+    from edgekit.platforms import Platform
     from edgekit.deploy.sbom import make_sbom
 
     found = read_bundle(bundle)

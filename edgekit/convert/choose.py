@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from edgekit.convert.quantize import quantize
 from edgekit.convert.ranges import BY_EXTREMES, BY_HISTOGRAMS, Ranges
 from edgekit.convert.rewrite import packed, prepare, unpacked, without_softmax
 from edgekit.convert.selection import spread
-from edgekit.errors import InputError
+from edgekit.errors import BundleError, ConversionError, InputError
 from edgekit.runner.interpreter import open_interpreter
 from edgekit.runner.model import Model, describe_variant
 
@@ -33,6 +34,7 @@ HISTOGRAM_MOST = 50  # samples whose values are counted, at most: each has thous
 # The policies that need histograms take three calibrations' time: tried where that is nothing, or where the others are poor.
 CHEAP_MACS = 100_000_000
 GOOD_DB = 30.0
+NOT_RUNNING_DB = -300.0  # of a policy whose file LiteRT refuses
 UNCHOSEN = "min-max"  # where nothing is tried
 
 
@@ -97,8 +99,10 @@ def _best(model: Path, mode: str, feeds: Feeds, extremes: Extremes, folder: Path
         trial.judge({name: by(histograms) for name, by in BY_HISTOGRAMS.items()})
     tried = tuple(trial.tried)
     best = best_of(tried)
-    trial.judge({best.policy: _one(model, feeds, extremes, best.policy)})
-    place = tried.index(best) if best_of((trial.tried[-1], best)) is best else -1
+    with suppress(ConversionError):  # with these ranges no file runs: those that were judged do
+        trial.judge({best.policy: _one(model, feeds, extremes, best.policy)})
+    is_last = len(trial.tried) > len(tried) and best_of((trial.tried[-1], best)) is not best
+    place = -1 if is_last else tried.index(best)
     return Choice(best.policy, trial.ranges[place], trial.paths[place], trial.made_by[place], tried)
 
 
@@ -147,13 +151,18 @@ class _Trial:
         with ThreadPoolExecutor(cores()) as pool:
             for policy, got in zip(policies, pool.map(self._answers, made.paths), strict=True):
                 self.tried.append(judged(policy, self._wanted, got, classifies=self._classifies))
+        if max(one.sqnr_db for one in self.tried) <= NOT_RUNNING_DB:
+            raise ConversionError("LiteRT runs none of the files", hint="are the samples like those it was trained on?")
         self.ranges += policies.values()
         self.paths += made.paths
         self.made_by += [made.made_by] * len(made.paths)
 
-    def _answers(self, path: Path) -> list[np.ndarray]:
+    def _answers(self, path: Path) -> list[np.ndarray] | None:
         cut = _before_softmax(path, path.parent) if self._classifies else None
-        return _answers(cut or path, self._judges, threads=1)
+        try:
+            return _answers(cut or path, self._judges, threads=1)
+        except BundleError:  # scales that a kernel refuses: "no_integer_overflow_from_quantization"
+            return None
 
 
 def _before_softmax(path: Path, folder: Path) -> Path | None:
@@ -166,9 +175,11 @@ def _before_softmax(path: Path, folder: Path) -> Path | None:
     return cut
 
 
-def judged(policy: str, wanted: Sequence[np.ndarray], got: Sequence[np.ndarray], *, classifies: bool) -> Tried:
-    """How near the answers of a policy's model are to float's."""
+def judged(policy: str, wanted: Sequence[np.ndarray], got: Sequence[np.ndarray] | None, *, classifies: bool) -> Tried:
+    """How near the answers of a policy's model are to float's; None: it does not run with these ranges."""
     count = len(wanted[0])
+    if got is None:
+        return Tried(policy, NOT_RUNNING_DB, NOT_RUNNING_DB, 0.0 if classifies else None, count)
     each = [sqnr_db([w[i] for w in wanted], [g[i] for g in got]) for i in range(count)]
     same = float(np.mean(wanted[0].argmax(-1) == got[0].argmax(-1))) if classifies else None
     return Tried(policy, round(sqnr_db(wanted, got), 2), round(float(np.median(each)), 2), same, count)

@@ -7,7 +7,7 @@ from typing import Any
 
 from edgekit import __version__
 from edgekit.bundle import Bundle, Variant
-from edgekit.deploy.platforms import Platform, choose_runtime
+from edgekit.platforms import Platform, choose_runtime
 
 _NAMES = uuid.UUID("6f0f3a52-8f0e-5f3b-9d55-0d1a5c9f7b1e")  # of edgekit's documents
 
