@@ -102,6 +102,9 @@ def test_a_name_is_shown_as_a_person_would_say_it():
     fused = "model/conv/Relu;model/conv/BiasAdd;model/conv/Conv2D;bias/ReadVariableOp/resource"
 
     assert short_name(fused) == "model/conv/Relu"
+    assert short_name("a_very_long_model_name_1.00_96_1/stage_1/block_12_project_1/convolution1") == (
+        "…/stage_1/block_12_project_1/convolution1"
+    )
     assert short_name("x" * 100) == "…" + "x" * 47
     assert short_name("") == ""
 
