@@ -102,5 +102,22 @@ def test_a_name_is_shown_as_a_person_would_say_it():
     fused = "model/conv/Relu;model/conv/BiasAdd;model/conv/Conv2D;bias/ReadVariableOp/resource"
 
     assert short_name(fused) == "model/conv/Relu"
+    assert short_name("a_very_long_model_name_1.00_96_1/stage_1/block_12_project_1/convolution1") == (
+        "…/stage_1/block_12_project_1/convolution1"
+    )
     assert short_name("x" * 100) == "…" + "x" * 47
     assert short_name("") == ""
+
+
+def test_a_partner_by_position_that_cannot_be_one_is_not_believed(tmp_path):
+    """The hidden tensor changes its sign on the way and back: a position alone would call that -6 dB."""
+    a, b, c = T("in", (1, 4)), T("one", (1, 4)), T("out", (1, 4))
+    plus, minus = (T(name, (1, 4), data=np.full((1, 4), by, np.float32)) for name, by in (("p", 2.0), ("m", -2.0)))
+    for name, by, middle in (("float", plus, b), ("int8", minus, T("two", (1, 4)))):
+        content = build([("MUL", [a, by], [middle]), ("MUL", [middle, by], [c])], inputs=[a], outputs=[c])
+        (tmp_path / f"{name}.tflite").write_bytes(content)
+    paths = tmp_path / "float.tflite", tmp_path / "int8.tflite"
+    found = compare_layers(load(paths[0]), paths[0], load(paths[1]), paths[1], [inputs()[:, :4]])
+
+    assert [layer.name for layer in found.layers] == ["in", "out"]
+    assert found.unmatched == ("MUL 'two': -6.02 dB although the answer has 300 dB: not the same tensor",)

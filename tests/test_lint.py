@@ -210,7 +210,7 @@ def test_samples_that_do_not_fit_the_model_are_refused(tmp_path):
     path = tmp_path / "net.tflite"
     path.write_bytes(classifier(dtype="float32"))
 
-    with pytest.raises(SamplesError, match=r"samples of shape \(3,\) do not fit the model's input \(1, 8, 8, 1\)"):
+    with pytest.raises(SamplesError, match=r"samples of shape \(n, 3\) do not fit input"):
         extremes_by_name(path, {"image": numbers(2, 3)})
     with pytest.raises(SamplesError, match="the samples are for a, b, the model's inputs are image"):
         extremes_by_name(path, {"a": numbers(2, 3), "b": numbers(2, 3)})

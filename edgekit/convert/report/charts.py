@@ -87,7 +87,7 @@ def layer_chart(layers: Sequence[Layer]) -> Html:
         *grid,
         *bars,
         *ends,
-        class_="layers fit" if step >= 24 else "layers",
+        class_="layers fit" if step >= 13 else "layers",
         role="img",
         aria_label=about,
         tabindex=0,
