@@ -23,8 +23,8 @@ Examples:
 def sbom_command(bundle: Path, python: str | None, glibc: str, arch: str | None) -> None:
     """Print what is in a bundle, and in a device's runtime, as a CycloneDX 1.6 document (JSON)."""
     from edgekit.bundle import read_bundle, verify_bundle
-    from edgekit.platforms import Platform
     from edgekit.deploy.sbom import make_sbom
+    from edgekit.platforms import Platform
 
     found = read_bundle(bundle)
     verify_bundle(found)
