@@ -5,23 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edgekit.convert.compare import Comparison
+from edgekit.convert.layers import short_name
 from edgekit.convert.samples import Samples
 from edgekit.runner.model import Model
+
+DEAD_DB = 3.0  # SQNR of a layer whose noise is half of its signal
 
 
 def cautions(
     raw: Samples, comparison: Comparison, model: Model, labels: Sequence[str], fixed_sizes: bool
 ) -> tuple[str, ...]:
     """A sentence each, without a full stop."""
-    found, verdict, qualities = [], comparison.verdict, comparison.qualities
+    found, qualities = [], comparison.qualities
     if not fixed_sizes:
         found.append("the graph only works with a free batch: it keeps operators that compute shapes while it runs")
     if raw.count < 32:
         found.append(
             f"only {raw.count} samples: ranges may be too narrow for what the device will meet; give about 100"
         )
-    if verdict.passed and verdict.doubt:
-        found.append(f"{verdict.metric}: {verdict.doubt}")
+    found += quality_cautions(comparison)
     for quality in qualities:
         if quality.metric == "same class as float" and quality.value < 0.95:
             found.append(f"int8 and float agree on only {quality.value:.1%} of the samples")
@@ -31,3 +33,18 @@ def cautions(
     if labels and len(labels) != classes:
         found.append(f"{len(labels)} labels for {classes} outputs")
     return tuple(found)
+
+
+def quality_cautions(comparison: Comparison) -> list[str]:
+    """What makes a verdict that was passed less than it seems."""
+    verdict, found = comparison.verdict, []
+    if verdict.passed and verdict.doubt:
+        found.append(f"{verdict.metric}: {verdict.doubt}")
+    dead = [layer for layer in comparison.layers.layers if layer.sqnr_db is not None and layer.sqnr_db < DEAD_DB]
+    if verdict.passed and dead:
+        more = f" and {len(dead) - 1} more" if dead[1:] else ""
+        found.append(
+            f"the answers are good enough, but {dead[0].operator} '{short_name(dead[0].name)}'{more} kept almost nothing of "
+            f"the float values (under {DEAD_DB:g} dB): are these samples all alike, or is the model not trained?"
+        )
+    return found
