@@ -134,11 +134,9 @@ def convert(
         contents = {f"models/{n}.tflite": names[n].read_bytes() for n in kept} | {"golden.npz": golden}
         if label_names:
             contents["labels.txt"] = ("\n".join(label_names) + "\n").encode()
+        found = {"int8": comparison.qualities}
         variants = tuple(
-            replace(
-                models[n].variant, qualities=comparison.qualities if n == "int8" else (), golden_tolerance=tolerances[n]
-            )
-            for n in kept
+            replace(models[n].variant, qualities=found.get(n, ()), golden_tolerance=tolerances[n]) for n in kept
         )
     manifest = Manifest(
         name=about.title,
