@@ -216,3 +216,19 @@ def test_what_is_no_model_is_trouble_and_not_a_difference(files, tmp_path, capsy
     assert main(["diff", files[0], f"{tmp_path}/nothing"]) == 2
     (tmp_path / "empty").mkdir()
     assert main(["diff", files[0], f"{tmp_path}/empty"]) == 3
+
+
+def test_a_pass_with_a_dead_layer_is_questioned(tmp_path):
+    from dataclasses import replace
+
+    from edgekit.convert.cautions import quality_cautions
+
+    paths = write_pair(tmp_path)
+    models = [load(path) for path in paths]
+    found = compare_models(
+        models[0], paths[0], models[1], paths[1], Samples("s.npz", {"x": inputs(1000)}, None), timed=False
+    )
+    dead = replace(found.layers, layers=(replace(found.layers.layers[1], sqnr_db=0.2), *found.layers.layers[2:]))
+
+    assert quality_cautions(found) == []
+    assert "FULLY_CONNECTED 'hidden' kept almost nothing" in quality_cautions(replace(found, layers=dead))[0]

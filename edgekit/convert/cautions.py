@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from edgekit.convert.compare import Comparison
+from edgekit.convert.layers import short_name
 from edgekit.convert.samples import Samples
 from edgekit.runner.model import Model
+
+DEAD_DB = 3.0  # SQNR of a layer whose noise is half of its signal
 
 
 def cautions(
@@ -21,9 +24,7 @@ def cautions(
             f"only {raw.count} samples: ranges may be too narrow for what the device will meet; give about 100"
         )
     for name, comparison in comparisons.items():
-        verdict = comparison.verdict
-        if verdict.passed and verdict.doubt:
-            found.append(f"{name}, {verdict.metric}: {verdict.doubt}")
+        found += [f"{name}, {caution}" for caution in quality_cautions(comparison)]
         for quality in comparison.qualities:
             if quality.metric == "same class as float" and quality.value < 0.95:
                 found.append(f"{name} and float agree on only {quality.value:.1%} of the samples")
@@ -33,3 +34,18 @@ def cautions(
     if labels and len(labels) != classes:
         found.append(f"{len(labels)} labels for {classes} outputs")
     return tuple(found)
+
+
+def quality_cautions(comparison: Comparison) -> list[str]:
+    """What makes a verdict that was passed less than it seems."""
+    verdict, found = comparison.verdict, []
+    if verdict.passed and verdict.doubt:
+        found.append(f"{verdict.metric}: {verdict.doubt}")
+    dead = [layer for layer in comparison.layers.layers if layer.sqnr_db is not None and layer.sqnr_db < DEAD_DB]
+    if verdict.passed and dead:
+        more = f" and {len(dead) - 1} more" if dead[1:] else ""
+        found.append(
+            f"the answers are good enough, but {dead[0].operator} '{short_name(dead[0].name)}'{more} kept almost nothing of "
+            f"the float values (under {DEAD_DB:g} dB): are these samples all alike, or is the model not trained?"
+        )
+    return found

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from edgekit import __version__, preprocess
 from edgekit.convert.arguments import read_labels
+from edgekit.convert.cautions import quality_cautions
 from edgekit.convert.compare import Comparison, compare_models
 from edgekit.convert.gate import MAX_DROP, check_options
 from edgekit.convert.opened import find_model, open_model, shared_specs
@@ -54,6 +55,7 @@ def compare(
             bundle=None if bundle is None else bundle.id,
             labels=names,
             preprocess={name: preprocess.spec_fields(s) for name, s in models[1].specs.items()},
+            warnings=tuple(quality_cautions(comparison)),
             made_by={"edgekit": __version__, runtime: version},
             made_from={} if bundle is None else bundle.manifest.made_from,
         )

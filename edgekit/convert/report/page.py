@@ -199,7 +199,7 @@ def _layers(comparison: Comparison) -> Html:
             used,
         ]
         rows.append((f"layer-{layer.index}", cells))
-    columns = ("#", "operator", "tensor", "shape", "SQNR, dB", "lost here, dB", "clipped", "range used")
+    columns = ("#", "operator", "tensor", "shape", "SQNR, dB", "lost, dB", "clipped", "range")
     legend = tag(
         "ul",
         *(tag("li", tag("i", class_=k, aria_hidden="true"), t)
