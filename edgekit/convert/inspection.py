@@ -10,7 +10,7 @@ import numpy as np
 
 from edgekit import preprocess
 from edgekit.bundle import read_bundle, verify_bundle
-from edgekit.convert.extremes import measure_extremes
+from edgekit.convert.extremes import Extremes, measure_extremes
 from edgekit.convert.finding import Finding
 from edgekit.convert.flatbuffer import read_model
 from edgekit.convert.lint import lint
@@ -33,18 +33,20 @@ class Inspection:
     convergence: tuple[tuple[int, float], ...]  # empty: not measured
 
 
-def inspect_float(path: Path, samples: Mapping[str, np.ndarray], target: Target | None) -> Inspection:
-    """The lint of a float .tflite, its ranges measured on some of the samples (what the model sees, by input name)."""
+def inspect_float(
+    path: Path, samples: Mapping[str, np.ndarray], target: Target | None, *, extremes: Extremes | None = None
+) -> Inspection:
+    """The lint of a float .tflite and its samples (what the model sees, by input name).
+
+    `extremes` of each sample, where somebody has measured them already; else they are measured on some of the samples.
+    """
     model = read_model(path)
-    some = {name: array[spread(len(array), MOST_SAMPLES)] for name, array in samples.items()}
-    try:
-        extremes = measure_extremes(path, some)
-    except (
-        MissingLibrary,
-        ValueError,
-        RuntimeError,
-    ):  # another LiteRT, or a model that it cannot measure: less is known
-        return Inspection(tuple(lint(model, target=target, samples=samples)), ())
+    if extremes is None:
+        some = {name: array[spread(len(array), MOST_SAMPLES)] for name, array in samples.items()}
+        try:
+            extremes = measure_extremes(path, some)
+        except (MissingLibrary, ValueError, RuntimeError):  # another LiteRT, or a model that it cannot measure
+            return Inspection(tuple(lint(model, target=target, samples=samples)), ())
     computed = {tensor for op in model.subgraphs[0].operators for tensor in op.outputs if tensor >= 0}
     names = dict.fromkeys(model.subgraphs[0].tensors[index].name for index in sorted(computed))
     sides = [extremes[name] for name in names if name in extremes]
