@@ -204,6 +204,9 @@ def test_samples_that_are_all_the_same_to_the_model_are_told():
 
     assert found.rule == "insensitive"
     assert "all 40 samples look the same to the model" in found.evidence
+    full = flat | {"t0": (np.zeros(40), np.ones(40))}  # every sample from 0 to 1: perhaps they are the same
+    assert lint(chain(8), extremes=full) == []
+    assert rules(lint(chain(8), extremes=full, samples={"x": numbers(40, 4)})) == [("insensitive", "warning")]
 
 
 def test_samples_that_do_not_fit_the_model_are_refused(tmp_path):

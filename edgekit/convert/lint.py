@@ -45,7 +45,8 @@ def lint(
     wiring = Wiring.of(model.subgraphs[0])
     known = extremes or {}
     found = [finding for rule in _RULES for finding in rule(model, wiring, known, target)]
-    found += range_findings(wiring, known)
+    varied = any(len(array) and (array[1:] != array[0]).any() for array in (samples or {}).values() if array.ndim)
+    found += range_findings(wiring, known, varied=varied)
     if samples:
         found += sample_findings(model, wiring, known, samples)
     found += runtime_findings(model, target)

@@ -40,10 +40,14 @@ def span(extremes: Extremes, tensor: TensorInfo) -> tuple[float, float] | None:
     return None
 
 
-def range_findings(wiring: Wiring, extremes: Extremes) -> list[Finding]:
-    """Concatenations of unlike inputs, giant tensors, tensors that few samples widen, samples that change nothing."""
-    rules = (_unlike_inputs, _giants, _outliers, _insensitive)
-    return [finding for rule in rules for finding in rule(wiring, extremes)]
+def range_findings(wiring: Wiring, extremes: Extremes, *, varied: bool = False) -> list[Finding]:
+    """Concatenations of unlike inputs, giant tensors, tensors that few samples widen, samples that change nothing.
+
+    `varied`: the samples are known to differ; else their own extremes have to.
+    """
+    rules = (_unlike_inputs, _giants, _outliers)
+    found = [finding for rule in rules for finding in rule(wiring, extremes)]
+    return [*found, *_insensitive(wiring, extremes, varied)]
 
 
 def decibel(ratio: float) -> float:
@@ -127,13 +131,13 @@ def _outliers(wiring: Wiring, extremes: Extremes) -> Iterator[Finding]:
     )
 
 
-def _insensitive(wiring: Wiring, extremes: Extremes) -> Iterator[Finding]:
+def _insensitive(wiring: Wiring, extremes: Extremes, varied: bool) -> Iterator[Finding]:
     """Samples that are all the same to the model, as when it divides by 255 what was divided already."""
     found = [(low, high) for _, low, high in _by_sample(wiring, extremes)]
     if not found or len({len(low) for low, _ in found}) != 1:
         return
     inputs = [extremes[tensor.name] for tensor in wiring.tensors(wiring.graph.inputs) if tensor.name in extremes]
-    if not any(np.ptp(np.asarray(side)) > 0 for sides in inputs for side in sides):
+    if not varied and not any(np.ptp(np.asarray(side)) > 0 for sides in inputs for side in sides):
         return  # the samples are alike, or only their insides differ: nobody can say
     share = convergence(*(np.stack(sides, 1) for sides in zip(*found, strict=True)))[0][1]
     if share >= SAME:
