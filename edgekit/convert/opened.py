@@ -51,7 +51,7 @@ def find_model(given: str, *, prefer: str | None = None) -> Named:
     if wanted not in names:
         raise InputError(
             f"{path} has no variant {wanted}, only {', '.join(names)}",
-            hint="convert again with --keep-float" if wanted == "float32" else "name one: BUNDLE:VARIANT",
+            hint="convert again with --mode int8 --mode float32" if wanted == "float32" else "name one: BUNDLE:VARIANT",
         )
     return Named(bundle.file(bundle.manifest.variant(wanted).file), bundle, wanted)
 
