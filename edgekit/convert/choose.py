@@ -161,7 +161,7 @@ class _Trial:
         cut = _before_softmax(path, path.parent) if self._classifies else None
         try:
             return _answers(cut or path, self._judges, threads=1)
-        except BundleError:  # scales that a kernel refuses: "no_integer_overflow_from_quantization"
+        except BundleError:  # such as "no_integer_overflow_from_quantization was not true"
             return None
 
 

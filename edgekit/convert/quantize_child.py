@@ -53,7 +53,7 @@ def run(back_end: str, folder: Path) -> str:
 
 
 def check_runs(path: Path) -> None:
-    """ConversionError unless the runner's interpreter loads the file and one inference on zeros goes through."""
+    """ConversionError unless LiteRT loads the file and one inference on zeros goes through."""
     from edgekit.runner.interpreter import open_interpreter
 
     try:

@@ -121,7 +121,7 @@ def _measured(arguments: list[str]) -> dict:
     most = 0
     while process.poll() is None:
         most = max(most, _resident(process.pid))
-        time.sleep(0.005)
+        time.sleep(0.02)
     if process.returncode != 0:
         sys.exit(f"bench: exit code {process.returncode} of {arguments[:1]}")
     return {**json.loads(process.stdout.read().splitlines()[-1]), "memory": most / 2**20}
