@@ -30,6 +30,7 @@ except ImportError:
 warnings.filterwarnings("ignore", message="Warning: Enabling `experimental_preserve_all_tensors`", category=UserWarning)
 
 BINS = 2048  # of a histogram, over the tensor's own range
+VALUES_MOST = 1 << 15  # of a tensor in one sample that are counted, evenly spread
 Feeds = Mapping[str, np.ndarray]  # name of an input -> (n, *shape of its tensor), what the model sees
 _T = TypeVar("_T")
 
@@ -85,7 +86,7 @@ def measure_extremes(model: Path, feeds: Feeds, *, threads: int = 0, native: boo
 
 
 def measure_histograms(model: Path, feeds: Feeds, extremes: Extremes, *, threads: int = 0) -> Histograms:
-    """The values of those tensors on these samples, counted; 3 to 6 times the work of measuring the extremes."""
+    """The values of those tensors on these samples, counted."""
     low, high = extremes.low.min(axis=0), extremes.high.max(axis=0)
     places = {name: place for place, name in enumerate(extremes.names)}
     width = high - low
@@ -97,7 +98,8 @@ def measure_histograms(model: Path, feeds: Feeds, extremes: Extremes, *, threads
 
         def count() -> np.ndarray:
             for index, place in found:
-                values = interpreter.get_tensor(index).ravel()
+                values = interpreter.tensor(index)().ravel()  # a view: nothing is copied
+                values = values[:: -(-values.size // VALUES_MOST) or 1]
                 bins = np.clip((values - low[place]) * steps[place], 0, BINS - 1).astype(np.int32)
                 counts[place] += np.bincount(bins, minlength=BINS)
             return counts

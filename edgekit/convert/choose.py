@@ -30,7 +30,7 @@ HELD_OUT_EVERY = 5  # of the samples, evenly spread: 20 % judge, 80 % make range
 FEWEST = 10  # samples, below which none can be spared to judge
 HELD_OUT_MOST = 100  # samples that judge, at most: more do not change the order
 MARGIN_DB = 0.3  # what a policy has to gain to be preferred to one that clips less: held-out samples are few
-HISTOGRAM_MOST = 50  # samples whose values are counted, at most: each has thousands
+HISTOGRAM_MOST = 24  # samples whose values are counted, at most: each has thousands
 # The policies that need histograms take three calibrations' time: tried where that is nothing, or where the others are poor.
 CHEAP_MACS = 100_000_000
 GOOD_DB = 30.0
@@ -99,6 +99,9 @@ def _best(model: Path, mode: str, feeds: Feeds, extremes: Extremes, folder: Path
         trial.judge({name: by(histograms) for name, by in BY_HISTOGRAMS.items()})
     tried = tuple(trial.tried)
     best = best_of(tried)
+    if best.policy in BY_HISTOGRAMS:  # of values, not of samples: more samples would tell little more
+        place = tried.index(best)
+        return Choice(best.policy, trial.ranges[place], trial.paths[place], trial.made_by[place], tried)
     with suppress(ConversionError):  # with these ranges no file runs: those that were judged do
         trial.judge({best.policy: _one(model, feeds, extremes, best.policy)})
     is_last = len(trial.tried) > len(tried) and best_of((trial.tried[-1], best)) is not best

@@ -48,9 +48,7 @@ def quantize(
     if mode == "float32":
         return Quantized((float_model,), "")
     folder.mkdir(parents=True, exist_ok=True)
-    least = 6 * (65535 if mode == "int16x8" else 255) / 2**30
-    wide = [{name: _at_least(least, *ends) for name, ends in each.items()} for each in ranges]
-    job = {"model": str(float_model.absolute()), "mode": mode, "ranges": wide}
+    job = {"model": str(float_model.absolute()), "mode": mode, "ranges": list(ranges)}
     (folder / "job.json").write_text(json.dumps(job), "utf-8")
     paths = tuple(folder / f"{number}.tflite" for number in range(max(len(ranges), 1)))
     said = []
@@ -114,16 +112,6 @@ def _findings(model: Model, mode: str) -> list[str]:
     if any(tensor.constant and tensor.dtype in wanted for each in model.subgraphs for tensor in each.tensors):
         return []
     return ["no layer has weights that could be made smaller"]
-
-
-def _at_least(least: float, low: float, high: float) -> tuple[float, float]:
-    """The range, made that wide. With a scale below 6 / 2^31 a RELU6 overflows: LiteRT's kernels refuse the file.
-
-    ("no_integer_overflow_from_quantization was not true"; nearly dead layers, such as those of untrained networks.)
-    """
-    if high - low >= least:
-        return low, high
-    return (low, low + least) if high > 0 or low >= 0 else (high - least, high)
 
 
 def _run(back_end: str, folder: Path, timeout_s: float) -> str:
