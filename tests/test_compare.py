@@ -116,7 +116,7 @@ def test_a_variant_is_named_behind_a_colon(tmp_path, capsys):
 
     assert compared(files) == 0
     assert main(["compare", f"{tmp_path}/bundle", files[0], "--samples", files[2]]) == 2
-    assert "no variant float32, only int8\n  convert again with --keep-float" in capsys.readouterr().err
+    assert "no variant float32, only int8\n  convert again with --mode int8 --mode float32" in capsys.readouterr().err
     assert main(["compare", f"{tmp_path}/bundle:int4", files[0], "--samples", files[2]]) == 2
     assert main(["compare", f"{files[0]}:int8", files[0], "--samples", files[2]]) == 2
     assert main(["compare", f"{tmp_path}/nothing", files[0], "--samples", files[2]]) == 2

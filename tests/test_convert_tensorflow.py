@@ -564,9 +564,9 @@ def test_what_is_allowed_is_written_and_the_loss_is_in_the_bundle(made, narrow, 
     found = json.loads(done.stdout)
 
     assert done.returncode == 0, done.stderr
-    assert found["verdict"]["measured"] > 1
+    assert found["verdicts"]["int8"]["measured"] > 1
     assert found["report"] == str(tmp_path / "b.report.html")
-    assert found["layers"]["layers"][0]["clipped"] > 0.1
+    assert found["layers"]["int8"]["layers"][0]["clipped"] > 0.1
 
 
 def test_the_report_changes_nothing_in_the_bundle(made, tmp_path):
