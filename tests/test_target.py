@@ -66,7 +66,7 @@ def test_no_target_names_a_package_registry(path: Path) -> None:
     text = path.read_text(encoding="utf-8").lower()
 
     assert "pypi" not in text
-    assert "pythonhosted" not in text
+    assert "python" + "hosted" not in text
 
 
 def test_the_boards_of_the_first_release_are_there() -> None:

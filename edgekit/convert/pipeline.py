@@ -116,11 +116,7 @@ def convert(
     with tempfile.TemporaryDirectory(prefix="edgekit-") as scratch:
         folder = Path(scratch)
         source = to_float_tflite(model, seen, folder, timeout_s=timeout_s, progress=progress)
-        if source.float_difference > FLOAT_TOLERANCE:
-            raise ConversionError(
-                f"{model}: the float .tflite answers differently from the model ({source.float_difference:.2g} relative)",
-                hint="does the model behave differently in training (dropout, batch norm)? export it for inference",
-            )
+        _check_same(model, source)
         progress("lint")
         inspection = inspect_float(source.float_model, seen, board)
         check_strict(inspection.findings, strict)
@@ -135,6 +131,7 @@ def convert(
                 max_drop=max_drop,
                 has_class_names=bool(class_names),
                 timed=page is not None,
+                variant=one.mode,
             )
             for one in made
             if one.mode != "float32"
@@ -157,12 +154,7 @@ def convert(
             policies=tuple(asdict(tried) for one in made for tried in one.tried),
             findings=tuple(asdict(finding) for finding in findings),
         )
-        failed = next((c for c in comparisons.values() if not c.verdict.passed), None)
-        shown = failed or next(iter(comparisons.values()), None)
-        if failed is not None:
-            if page is not None:
-                write_report(page, failed, about)
-            raise refused(failed, page)
+        _check_gate(comparisons, about, page)
         progress("golden vectors")
         golden, tolerances = make_golden(models, {one.mode: one.path for one in made}, raw)
         contents = {f"models/{one.mode}.tflite": one.path.read_bytes() for one in made} | {"golden.npz": golden}
@@ -174,27 +166,15 @@ def convert(
     variants = tuple(
         replace(models[n].variant, qualities=qualities.get(n, ()), golden_tolerance=tolerances[n]) for n in models
     )
-    manifest = Manifest(
-        name=about.title,
-        target=target,
-        arch=board.arch if board is not None else None,
-        variants=variants,
-        preprocess=about.preprocess,
-        preprocess_sha256={n: preprocess.spec_digest(s) for n, s in float_model.specs.items()},
-        labels="labels.txt" if class_names else None,
-        golden="golden.npz",
-        files={},
-        made_by=about.made_by,
-        made_from=about.made_from,
-        command=about.command,
-    )
+    manifest = _manifest(about, board, variants, float_model)
     progress("write")
     try:
         bundle = write_bundle(output, manifest, contents)
     except OSError as error:
         raise unwritable(output, error.strerror or str(error)) from error
+    shown = next(iter(comparisons.values()), None)
     if page is not None and shown is not None:
-        write_report(page, shown, replace(about, bundle=bundle.id))
+        write_report(page, shown, replace(about, bundle=bundle.id, variants=variants if variants[1:] else ()))
     return ConversionResult(
         bundle=bundle,
         variants=variants,
@@ -209,6 +189,42 @@ def convert(
         convergence=inspection.convergence,
         comparisons=comparisons,
         report=page if shown is not None else None,
+    )
+
+
+def _check_same(model: Path, source: Converted) -> None:
+    """ConversionError if the float .tflite is not the model that was given."""
+    if source.float_difference > FLOAT_TOLERANCE:
+        raise ConversionError(
+            f"{model}: the float .tflite answers differently from the model ({source.float_difference:.2g} relative)",
+            hint="does the model behave differently in training (dropout, batch norm)? export it for inference",
+        )
+
+
+def _check_gate(comparisons: Mapping[str, Comparison], about: About, page: Path | None) -> None:
+    """QualityLost, with its report written, for the first variant that lost more than is allowed."""
+    failed = next((comparison for comparison in comparisons.values() if not comparison.verdict.passed), None)
+    if failed is not None:
+        if page is not None:
+            write_report(page, failed, about)
+        raise refused(failed, page)
+
+
+def _manifest(about: About, board: Target | None, variants: tuple[Variant, ...], float_model: Model) -> Manifest:
+    """The bundle's manifest; `write_bundle` fills in the files."""
+    return Manifest(
+        name=about.title,
+        target=about.target,
+        arch=board.arch if board is not None else None,
+        variants=variants,
+        preprocess=about.preprocess,
+        preprocess_sha256={n: preprocess.spec_digest(s) for n, s in float_model.specs.items()},
+        labels="labels.txt" if about.labels else None,
+        golden="golden.npz",
+        files={},
+        made_by=about.made_by,
+        made_from=about.made_from,
+        command=about.command,
     )
 
 
