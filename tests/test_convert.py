@@ -18,7 +18,8 @@ pytest.importorskip("ai_edge_litert", reason="pip install 'edgekit[convert]'")
 from edgekit.cli.main import main
 from edgekit.convert import convert
 from edgekit.convert.frontend import model_kind, run_tensorflow
-from edgekit.convert.quality import agreement, judged
+from edgekit.convert.metrics import find_metric
+from edgekit.convert.quality import agreement
 from edgekit.convert.samples import Samples, read_samples, read_specs
 from edgekit.convert.selection import spread
 from edgekit.errors import ConversionError, InputError, NotAModel, PreprocessError, SamplesError, UnknownTarget
@@ -253,14 +254,15 @@ def test_agreement_on_classes_is_only_for_classifiers():
 
 
 def test_labels_are_judged_as_classes_or_as_targets():
-    scores = [np.array([[0.9, 0.1], [0.4, 0.6]])]
-    inputs = {"x": np.zeros((2, 4))}
+    scores = np.array([[0.9, 0.1], [0.4, 0.6]])
+    classes, targets = np.array([0, 0]), np.array([[1.0, 0.1], [0.4, 0.6]])
 
-    right = judged(scores, scores, Samples("f/e.npz", inputs, np.array([0, 0])))
-    error = judged(scores, scores, Samples("f/e.npz", inputs, np.array([[1.0, 0.1], [0.4, 0.6]])))
+    right = find_metric(None, classes, scores, source="e.npz")
+    error = find_metric(None, targets, scores, source="e.npz")
 
-    assert (right.metric, right.value, right.source) == ("top-1 accuracy", 0.5, "measured on the workstation, e.npz")
-    assert (error.metric, error.value) == ("mean absolute error", 0.025)
+    assert (right.name, right.score(classes, scores)) == ("top-1 accuracy", 0.5)
+    assert (error.name, round(error.score(targets, scores), 9)) == ("mean absolute error", 0.025)
+    assert Samples("f/e.npz", {"x": np.zeros((2, 4))}, classes).name == "e.npz"
 
 
 @pytest.mark.parametrize(
@@ -273,10 +275,10 @@ def test_labels_are_judged_as_classes_or_as_targets():
     ],
 )
 def test_labels_that_do_not_fit_the_outputs_are_refused(labels, told):
-    scores = [np.array([[0.9, 0.1], [0.4, 0.6]])]
+    scores = np.array([[0.9, 0.1], [0.4, 0.6]])
 
     with pytest.raises(SamplesError, match=told):
-        judged(scores, scores, Samples("e.npz", {"x": np.zeros((2, 4))}, labels))
+        find_metric(None, labels, scores, source="e.npz")
 
 
 # --- the child process ----------------------------------------------------------------------------------------------

@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from edgekit.bundle import Quality
-from edgekit.convert.metrics import find_metric
-from edgekit.convert.samples import Samples
 from edgekit.runner.model import Model
 
 
@@ -34,17 +32,6 @@ def agreement(
         same = float(np.mean(float_answers[0].argmax(1) == int8_answers[0].argmax(1)))
         found.append(Quality("same class as float", round(same, 6), None, count, source))
     return found
-
-
-def judged(float_answers: list[np.ndarray], int8_answers: list[np.ndarray], samples: Samples) -> Quality:
-    """The task metric that fits labelled samples: top-1 accuracy for classes, mean absolute error for float targets.
-
-    Raises SamplesError if the labels are neither.
-    """
-    assert samples.labels is not None
-    metric = find_metric(None, samples.labels, float_answers[0], source=samples.source)
-    int8, real = (round(metric.score(samples.labels, found[0]), 9) for found in (int8_answers, float_answers))
-    return Quality(metric.name, int8, real, samples.count, f"measured on the workstation, {samples.name}")
 
 
 def is_classifier(outputs: list[np.ndarray], *, classes: bool) -> bool:
