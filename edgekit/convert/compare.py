@@ -83,7 +83,7 @@ class Comparison:
 
 def compare_models(
     float_model: Model, float_path: Path, int8_model: Model, int8_path: Path, samples: Samples,
-    *, metric: str | None = None, max_drop: float = MAX_DROP, has_class_names: bool = False, timed: bool = True,
+    *, metric: str | None = None, max_drop: float = MAX_DROP, class_names: Sequence[str] = (), timed: bool = True,
     variant: str = "int8",
 ) -> Comparison:  # fmt: skip
     """Both models on `samples`; with labels judged by `metric` (see find_metric), without by how they agree.
@@ -101,13 +101,17 @@ def compare_models(
         )
     source = f"measured on the workstation, {samples.name}"
     task, verdict = [], None
-    classes = has_class_names
+    classes = bool(class_names)
     if samples.labels is not None:
-        judge = find_metric(metric, samples.labels, float_answers[0], source=samples.source)
-        verdict = judge_labelled(judge, samples.labels, float_answers[0], int8_answers[0], max_drop=max_drop)
+        sides = [
+            {t.name: a for t, a in zip(float_model.outputs, found, strict=True)}
+            for found in (float_answers, int8_answers)
+        ]
+        judge = find_metric(metric, samples.labels, sides[0], source=samples.source, class_names=class_names)
+        verdict = judge_labelled(judge, samples.labels, *sides, max_drop=max_drop)
         value, float_value = round(verdict.int8_value, 9), round(verdict.float_value or 0.0, 9)
         task = [Quality(judge.name, value, float_value, samples.count, source)]
-        classes |= judge.name.startswith("top-") or judge.name == "F1"
+        classes |= judge.of_classes
     qualities = (*task, *agreement(float_answers, int8_answers, source, classes=classes))
     is_classes = is_classifier(float_answers, classes=classes)
     if verdict is None:

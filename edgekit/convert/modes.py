@@ -1,4 +1,4 @@
-"""The names of what can be asked for: modes of quantization, policies for ranges; nothing is imported for them."""
+"""The names of what can be asked for: modes of quantization, policies for ranges, metrics; nothing is imported for them."""
 
 from __future__ import annotations
 
@@ -27,3 +27,5 @@ POLICIES = (
     "least-error",
 )
 AUTO = "auto"  # the best of them, by samples held out
+
+METRICS = ("top-1", "top-5", "auc", "f1", "iou", "map", "map50", "wer", "cer", "mae", "rmse", "r2")

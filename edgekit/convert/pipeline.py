@@ -129,7 +129,7 @@ def convert(
                 *(float_model, source.float_model, models[one.mode], one.path, held_out or raw),
                 metric=metric,
                 max_drop=max_drop,
-                has_class_names=bool(class_names),
+                class_names=class_names,
                 timed=page is not None,
                 variant=one.mode,
             )

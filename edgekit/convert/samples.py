@@ -84,8 +84,27 @@ def read_samples(path: Path, *, with_labels: bool, classes: Sequence[str] = (), 
     else:
         arrays = _read_arrays(path)
         labels = arrays.pop(LABELS, None)
+    labels = padded(labels)
     _check(path, arrays, labels, with_labels)
     return Samples(str(path), arrays, labels, tuple(names), rate)
+
+
+def padded(labels: np.ndarray | None) -> np.ndarray | None:
+    """Labels that differ only in how many there are (objects in an image, tokens) as one array, filled up with -1."""
+    if labels is None or labels.dtype != object:
+        return labels
+    rows = [np.asarray(row) for row in labels]
+    if any(row.ndim == 0 or row.dtype.kind not in "fiub" for row in rows):
+        return labels
+    kinds = {row.shape[1:] for row in rows if row.size}
+    if len(kinds) != 1:
+        return labels
+    most, rest = max(map(len, rows)), kinds.pop()
+    full = np.full((len(rows), most, *rest), -1, np.result_type(*(row.dtype for row in rows if row.size), np.int8))
+    for place, row in enumerate(rows):
+        if row.size:
+            full[place, : len(row)] = row
+    return full
 
 
 def _check(path: Path, arrays: Mapping[str, np.ndarray], labels: np.ndarray | None, with_labels: bool) -> None:
@@ -111,7 +130,10 @@ def _check(path: Path, arrays: Mapping[str, np.ndarray], labels: np.ndarray | No
         if bad is not None:
             raise SamplesError(f"{path}: {name}[{bad}] is not finite", hint="remove NaN and infinite values")
     if labels is not None and labels.dtype == object:
-        raise SamplesError(f"{path}: labels of different shapes", hint="give every sample a label of the same kind")
+        raise SamplesError(
+            f"{path}: labels of different shapes",
+            hint="give labels of one kind; only how many of them a sample has may differ",
+        )
     lengths = {name: len(array) for name, array in rows.items()}
     if len(set(lengths.values())) > 1:
         told = ", ".join(f"{name}: {length}" for name, length in lengths.items())
