@@ -199,7 +199,7 @@ def _of_boxes(called: str, labels: Array, outputs: Outputs, source: str) -> Metr
             hint="corners as the model's boxes have them, such as ymin, xmin, ymax, xmax; no widths and heights",
         )
 
-    def each(labels: Array, outputs: Outputs) -> Array:
+    def each(labels: Array, outputs: Outputs) -> of_boxes.Matched:
         return of_boxes.matched(labels, reader(outputs))
 
     total = of_boxes.mean_average_precision if called == "map" else of_boxes.mean_precision_at_half

@@ -14,7 +14,7 @@ Outputs are one of, in any order:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -135,29 +135,38 @@ def _area(boxes: Array) -> Array:
 
 @dataclass(frozen=True)
 class Matched:
-    """One image: for each detection its class, its score, and at which of OVERLAPS it is right; the objects' classes."""
+    """Detections, class by class and the surest first, and at which of OVERLAPS each is right; `matched[images]` draws.
 
-    classes: Array  # (k,)
-    scores: Array  # (k,)
+    A drawing only says how often an image is in it: sorting and matching are done once.
+    """
+
+    image: Array  # (k,) of each detection
     right: Array  # (k, 10)
-    objects: Array  # (objects,) class numbers
+    ends: Array  # (classes + 1,) where the detections of each class that has objects begin, and the last end
+    objects: Array  # (images, classes) how many there are
+    weights: Array  # (images,) how often each counts
+
+    def __getitem__(self, images: Array) -> Matched:
+        return replace(self, weights=np.bincount(images, minlength=len(self.weights)).astype(np.float64))
 
 
-def matched(labels: Array, found: Sequence[Found]) -> Array:
-    """An object array of one Matched for each image: every object is found once, by the best detection that overlaps."""
-    rows = np.empty(len(labels), object)
+def matched(labels: Array, found: Sequence[Found]) -> Matched:
+    """Every object is found once, by the surest detection of its class that overlaps with it most; image by image."""
+    classes = np.unique(labels[..., 4][labels[..., 4] >= 0])
+    objects = (labels[..., 4][..., None] == classes).sum(axis=1)
+    parts: list[tuple[Array, Array, Array, Array]] = []
     for place, (label, one) in enumerate(zip(labels, found, strict=True)):
-        objects = label[label[:, 4] >= 0]
-        parts: list[tuple[Array, Array, Array]] = []
-        for number in np.unique(one.classes):
+        for column, number in enumerate(classes):
             of = np.flatnonzero(one.classes == number)
-            order = of[np.argsort(-one.scores[of], kind="stable")][:MOST]
-            overlap = iou(one.boxes[order], objects[objects[:, 4] == number, :4])
-            parts.append((one.classes[order], one.scores[order], _right(overlap)))
-        empty = (np.zeros(0, np.int64), np.zeros(0), np.zeros((0, len(OVERLAPS)), bool))
-        columns = [np.concatenate(column) for column in zip(empty, *parts, strict=True)]
-        rows[place] = Matched(columns[0], columns[1], columns[2], objects[:, 4].astype(np.int64))
-    return rows
+            if len(of):
+                order = of[np.argsort(-one.scores[of], kind="stable")][:MOST]
+                right = _right(iou(one.boxes[order], label[label[:, 4] == number, :4]))
+                parts.append((np.full(len(order), place), np.full(len(order), column), one.scores[order], right))
+    empty = (np.zeros(0, int), np.zeros(0, int), np.zeros(0), np.zeros((0, len(OVERLAPS)), bool))
+    image, number_of, scores, right = (np.concatenate(arrays) for arrays in zip(empty, *parts, strict=True))
+    order = np.lexsort((-scores, number_of))
+    ends = np.searchsorted(number_of[order], np.arange(len(classes) + 1))
+    return Matched(image[order], right[order], ends, objects, np.ones(len(labels)))
 
 
 def _right(overlap: Array) -> Array:
@@ -175,35 +184,35 @@ def _right(overlap: Array) -> Array:
     return right
 
 
-def mean_average_precision(rows: Sequence[Matched] | Array) -> float:
+def mean_average_precision(rows: Matched) -> float:
     """The mean of the average precision over all overlaps and over the classes that the labels have; NaN without any."""
     return _mean_precision(rows, slice(None))
 
 
-def mean_precision_at_half(rows: Sequence[Matched] | Array) -> float:
+def mean_precision_at_half(rows: Matched) -> float:
     """The same where an overlap of one half is enough."""
     return _mean_precision(rows, slice(0, 1))
 
 
-def _mean_precision(rows: Sequence[Matched] | Array, overlaps: slice) -> float:
-    objects = np.concatenate([row.objects for row in rows])
-    classes = np.concatenate([row.classes for row in rows])
-    scores = np.concatenate([row.scores for row in rows])
-    right = np.concatenate([row.right[:, overlaps] for row in rows])
-    order = np.argsort(-scores, kind="stable")
-    classes, right = classes[order], right[order]
-    found = [
-        _average_precision(right[classes == number], int((objects == number).sum())) for number in np.unique(objects)
-    ]
+def _mean_precision(rows: Matched, overlaps: slice) -> float:
+    weights, objects = rows.weights[rows.image], rows.weights @ rows.objects
+    found = []
+    for number, (start, end) in enumerate(zip(rows.ends[:-1], rows.ends[1:], strict=True)):
+        if objects[number]:
+            drawn = start + np.flatnonzero(weights[start:end])
+            found.append(_average_precision(rows.right[drawn, overlaps], weights[drawn], float(objects[number])))
     return float(np.mean(found)) if found else float("nan")
 
 
-def _average_precision(right: Array, objects: int) -> float:
-    """Precision at 101 recalls, each the best that is reached at that recall or a higher one: mean over the columns."""
+def _average_precision(right: Array, weights: Array, objects: float) -> float:
+    """Precision at 101 recalls, each the best that is reached at that recall or a higher one: mean over the columns.
+
+    A detection that counts twice is as good as two: what lies between them never has the better precision.
+    """
     if not len(right):
         return 0.0
-    hits = np.cumsum(right, axis=0)
-    precision = hits / np.arange(1, len(right) + 1)[:, None]
+    hits = np.cumsum(right * weights[:, None], axis=0)
+    precision = hits / np.cumsum(weights)[:, None]
     precision = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
     total = 0.0
     for column in range(right.shape[1]):
