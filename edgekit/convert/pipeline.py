@@ -28,7 +28,7 @@ from edgekit.convert.lint import runtime_findings
 from edgekit.convert.modes import AUTO
 from edgekit.convert.provenance import digests, litert_version, model_name
 from edgekit.convert.report import About, refused, report_path, write_report
-from edgekit.convert.samples import check_fit, preprocessed, read_samples, read_specs, specs_by_array
+from edgekit.convert.samples import Samples, check_fit, preprocessed, read_samples, read_specs, specs_by_array
 from edgekit.convert.selection import pick
 from edgekit.convert.variants import Made, check_modes, make_variants
 from edgekit.errors import ConversionError, PreprocessError
@@ -70,9 +70,9 @@ class ConversionResult:
 def convert(
     model: Path,
     output: Path,
-    samples: Path,
+    samples: Path | Samples,
     *,
-    evaluate: Path | None = None,
+    evaluate: Path | Samples | None = None,
     target: str | None = None,
     spec: Path | None = None,
     labels: Path | None = None,

@@ -6,7 +6,7 @@ import re
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -63,14 +63,20 @@ class Samples:
         )
 
 
-def read_samples(path: Path, *, with_labels: bool, classes: Sequence[str] = (), most: int | None = None) -> Samples:
+def read_samples(
+    path: Path | Samples, *, with_labels: bool, classes: Sequence[str] = (), most: int | None = None
+) -> Samples:
     """The samples in a .npz (arrays by input name, labels as `y`) or .npy file, a folder of images or of WAV files, a CSV or
-    TFRecord file, or what `file.py:function` gives (which is run).
+    TFRecord file, or what `file.py:function` gives (which is run). Samples that are in memory already are only checked.
 
     `classes` are the names of the labels in their order. Of a folder, a TFRecord and a function at most `most` are read.
     Raises SamplesError for fewer than two samples, for values that are not finite numbers, for arrays of different
     lengths, and with `with_labels` for missing labels; InputError for a file that cannot be read.
     """
+    if isinstance(path, Samples):
+        found = replace(path, labels=padded(path.labels))
+        _check(found.source, found.arrays, found.labels, with_labels)
+        return found
     names: Sequence[str] = ()
     rate = None
     if split_function(path) is not None:
@@ -107,7 +113,7 @@ def padded(labels: np.ndarray | None) -> np.ndarray | None:
     return full
 
 
-def _check(path: Path, arrays: Mapping[str, np.ndarray], labels: np.ndarray | None, with_labels: bool) -> None:
+def _check(path: Path | str, arrays: Mapping[str, np.ndarray], labels: np.ndarray | None, with_labels: bool) -> None:
     if with_labels and labels is None:
         raise SamplesError(
             f"{path} has no labels, only {', '.join(arrays)}",
