@@ -12,7 +12,7 @@ from edgekit.cli.inspect import show_qualities
 from edgekit.cli.lint import show_findings
 from edgekit.cli.show import json_option, show_facts, show_json, show_table, showing_progress, size_text
 from edgekit.cli.targets import TARGET
-from edgekit.convert.modes import AUTO, LEVELS, MODES, POLICIES
+from edgekit.convert.modes import AUTO, LEVELS, METRICS, MODES, POLICIES
 
 if TYPE_CHECKING:
     from edgekit.convert import ConversionResult
@@ -28,6 +28,7 @@ Examples:
       --preprocess image.toml
 """
 SOURCES = ".npz, .npy, a folder of images or WAV files, .csv, .tfrecord, or file.py:function, which is run"
+METRIC = f"{', '.join(METRICS)}; NAME@OUTPUT of several outputs; or your own. Default: what fits y."
 FILE = click.Path(path_type=Path)
 
 
@@ -71,9 +72,7 @@ FILE = click.Path(path_type=Path)
     help="If the gate refuses int8: none gives up, int8 repairs it, mixed (default) may leave operators in float.",
 )
 @click.option("--name", help="The bundle's name; default: the model file's.")
-@click.option(
-    "--metric", metavar="NAME|FILE.py:FUNCTION", help="top-1, top-5, auc, f1, mae or your own; default: what fits y."
-)
+@click.option("--metric", metavar="NAME|FILE.py:FUNCTION", help=METRIC)
 @click.option(
     "--max-drop",
     type=click.FloatRange(0, 100),

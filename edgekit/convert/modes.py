@@ -1,4 +1,4 @@
-"""The names of what can be asked for: modes of quantization, policies for ranges; nothing is imported for them."""
+"""The names of what can be asked for: modes of quantization, policies for ranges, metrics; nothing is imported for them."""
 
 from __future__ import annotations
 
@@ -29,3 +29,5 @@ POLICIES = (
 )
 AUTO = "auto"  # the best of them, by samples held out
 LEVELS = ("none", "int8", "mixed")  # what a variant that the gate refuses may be repaired to
+
+METRICS = ("top-1", "top-5", "auc", "f1", "iou", "map", "map50", "wer", "cer", "mae", "rmse", "r2")

@@ -32,7 +32,7 @@ from edgekit.convert.proof import Proof
 from edgekit.convert.provenance import digests, litert_version, model_name
 from edgekit.convert.recipe import Rule, read_recipe
 from edgekit.convert.report import About, refused, report_path, write_report
-from edgekit.convert.samples import check_fit, preprocessed, read_samples, read_specs, specs_by_array
+from edgekit.convert.samples import Samples, check_fit, preprocessed, read_samples, read_specs, specs_by_array
 from edgekit.convert.selection import pick
 from edgekit.convert.variants import Made, as_fed, check_modes, make_variants
 from edgekit.errors import ConversionError, PreprocessError
@@ -75,9 +75,9 @@ class ConversionResult:
 def convert(
     model: Path,
     output: Path,
-    samples: Path,
+    samples: Path | Samples,
     *,
-    evaluate: Path | None = None,
+    evaluate: Path | Samples | None = None,
     target: str | None = None,
     spec: Path | None = None,
     labels: Path | None = None,
@@ -141,7 +141,7 @@ def convert(
             open=open_variant,
             metric=metric,
             max_drop=max_drop,
-            has_class_names=bool(class_names),
+            class_names=class_names,
             timed=page is not None,
         )
         feeds = as_fed(source.float_model, seen)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -40,7 +40,7 @@ class Proof:
     open: Callable[[Made], Model]
     metric: str | None
     max_drop: float
-    has_class_names: bool
+    class_names: Sequence[str]
     timed: bool
 
     def prove(
@@ -77,7 +77,7 @@ class Proof:
             *(self.float_model, self.float_path, model, made.path, self.samples),
             metric=self.metric,
             max_drop=self.max_drop,
-            has_class_names=self.has_class_names,
+            class_names=self.class_names,
             timed=self.timed,
             variant=made.mode,
         )
@@ -88,10 +88,11 @@ class Proof:
             *(self._float_answers, self.open(made), self.samples),
             metric=self.metric,
             max_drop=self.max_drop,
-            has_class_names=self.has_class_names,
+            class_names=self.class_names,
             variant=made.mode,
         )
 
     @cached_property
-    def _float_answers(self) -> list[np.ndarray]:
-        return answers(self.float_model, self.samples.of_inputs([t.name for t in self.float_model.inputs]))
+    def _float_answers(self) -> Mapping[str, np.ndarray]:
+        found = answers(self.float_model, self.samples.of_inputs([t.name for t in self.float_model.inputs]))
+        return {t.name: a for t, a in zip(self.float_model.outputs, found, strict=True)}
