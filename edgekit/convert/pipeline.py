@@ -8,8 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from edgekit import __version__, preprocess
 from edgekit.bundle import Bundle, Delegate, Manifest, Variant, write_bundle
 from edgekit.convert.arguments import check_alike, check_output, read_labels, unwritable
@@ -30,13 +28,14 @@ from edgekit.convert.provenance import digests, litert_version, model_name
 from edgekit.convert.report import About, refused, report_path, write_report
 from edgekit.convert.samples import check_fit, preprocessed, read_samples, read_specs, specs_by_array
 from edgekit.convert.selection import pick
+from edgekit.convert.settle import MOST, Settled, settle
 from edgekit.convert.variants import Made, check_modes, make_variants
 from edgekit.errors import ConversionError, PreprocessError
 from edgekit.runner.interpreter import open_interpreter
 from edgekit.runner.model import Model, describe_variant
 from edgekit.target import Target, load_target
 
-MAX_SAMPLES = 500  # used for ranges, unless somebody says otherwise; convergence is reached long before
+SHOWN = 16  # samples that a front end gets: to see their shapes, and to compare the answers of both models
 # Below this a second thread costs more than it brings. Measured on x86-64, int8, median of one answer, 1 and 2 threads:
 # 0.26 M MACs (ad01) 4.5 and 7.6 us; 2.7 M (kws) 55 and 34 us; 12.5 M (ResNet8) 94 and 59 us
 ONE_THREAD_MACS = 1_000_000
@@ -52,7 +51,8 @@ class ConversionResult:
     float_bytes: int
     variant_bytes: Mapping[str, int]  # of each variant's file
     float_difference: float  # largest |float .tflite - source model|, relative to the source's largest output
-    calibration_count: int
+    calibration_count: int  # samples that made the ranges
+    sample_count: int  # of so many that were read
     per_channel_weights: tuple[int, int]  # (with a scale for each channel, all) of the default variant's layers
     tried: Mapping[str, tuple[Tried, ...]]  # variant -> every range policy that was tried for it, and how it did
     warnings: tuple[str, ...]
@@ -78,7 +78,7 @@ def convert(
     labels: Path | None = None,
     modes: Sequence[str] = ("int8",),
     ranges: str = AUTO,
-    max_samples: int = MAX_SAMPLES,
+    max_samples: int | None = None,
     metric: str | None = None,
     max_drop: float = MAX_DROP,
     strict: bool = False,
@@ -90,7 +90,8 @@ def convert(
 ) -> ConversionResult:
     """A bundle in `output` with a variant of `model` for each of `modes` (modes.MODES), the first one its default.
 
-    `samples` (see `read_samples`) are raw inputs as the device will meet them; `spec` (TOML) says how they become what
+    `samples` (see `read_samples`) are raw inputs as the device will meet them, of which ranges take as many as they need
+    or `max_samples` (edgekit.convert.settle); `spec` (TOML) says how they become what
     the model sees. `ranges` is a policy (modes.POLICIES), or the best of them by samples held out. `evaluate` adds
     labels (`y`) and a task metric. Each file is checked operator by operator, the float one against the source model,
     and each variant may lose `max_drop` beside float (edgekit.convert.gate says of what; `metric` chooses it). With
@@ -105,22 +106,23 @@ def convert(
     board = load_target(target) if target is not None else None
     specs = read_specs(spec) if spec is not None else {}
     class_names = read_labels(labels)
-    raw = read_samples(samples, with_labels=False, classes=class_names, most=max_samples)
+    raw = read_samples(samples, with_labels=False, classes=class_names, most=max_samples or MOST)
     held_out = read_samples(evaluate, with_labels=True, classes=class_names) if evaluate is not None else None
-    picked = pick(raw.arrays, raw.labels, max_samples)
+    picked = pick(raw.arrays, raw.labels, max_samples or MOST)
     by_array = specs_by_array(specs, raw)
     check_fit(raw, by_array)
     if held_out is not None:
         check_alike(raw, held_out, by_array)
-    seen = preprocessed({n: a[picked] for n, a in raw.arrays.items()}, by_array)
+    first = preprocessed({n: a[picked[:SHOWN]] for n, a in raw.arrays.items()}, by_array)
     with tempfile.TemporaryDirectory(prefix="edgekit-") as scratch:
         folder = Path(scratch)
-        source = to_float_tflite(model, seen, folder, timeout_s=timeout_s, progress=progress)
+        source = to_float_tflite(model, first, folder, timeout_s=timeout_s, progress=progress)
         _check_same(model, source)
         progress("lint")
-        inspection = inspect_float(source.float_model, seen, board)
-        check_strict(inspection.findings, strict)
-        made = _make(model, source, modes, seen, folder / "variants", ranges, timeout_s, progress)
+        settled = settle(source.float_model, raw, by_array, picked, until_settled=max_samples is None)
+        inspected = inspect_float(source.float_model, settled, board)
+        check_strict(inspected, strict)
+        made = _make(model, source, modes, settled, folder / "variants", ranges, timeout_s, progress)
         progress("measure")
         models = {one.mode: _open(one, specs, board) for one in made}
         float_model = models.get("float32") or _open(Made("float32", source.float_model, None, "", ()), specs, board)
@@ -136,7 +138,7 @@ def convert(
             for one in made
             if one.mode != "float32"
         }
-        findings = [*inspection.findings, *(f for one in made for f in runtime_findings(read_model(one.path), board))]
+        findings = [*inspected, *(f for one in made for f in runtime_findings(read_model(one.path), board))]
         findings += inspect_preprocessing(source.float_model, float_model, held_out)
         findings = list(dict.fromkeys(findings))
         check_strict(findings, strict)
@@ -181,12 +183,13 @@ def convert(
         float_bytes=float_bytes,
         variant_bytes={one.mode: len(contents[f"models/{one.mode}.tflite"]) for one in made},
         float_difference=source.float_difference,
-        calibration_count=len(picked),
+        calibration_count=len(settled.chosen),
+        sample_count=raw.count,
         per_channel_weights=per_channel,
         tried={one.mode: one.tried for one in made},
         warnings=about.warnings,
         findings=tuple(findings),
-        convergence=inspection.convergence,
+        convergence=settled.curve,
         comparisons=comparisons,
         report=page if shown is not None else None,
     )
@@ -232,7 +235,7 @@ def _make(
     model: Path,
     source: Converted,
     modes: Sequence[str],
-    seen: Mapping[str, np.ndarray],
+    settled: Settled,
     folder: Path,
     ranges: str,
     timeout_s: float,
@@ -240,7 +243,11 @@ def _make(
 ) -> tuple[Made, ...]:
     try:
         return make_variants(
-            source.float_model, modes, seen, folder, policy=ranges, timeout_s=timeout_s, progress=progress
+            *(source.float_model, modes, settled.seen, folder),
+            extremes=settled.extremes,
+            policy=ranges,
+            timeout_s=timeout_s,
+            progress=progress,
         )
     except ConversionError as error:
         raise ConversionError(f"{model}: {error}", hint=error.hint) from error

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from edgekit.convert.calibrate import Extremes
 from edgekit.convert.choose import Choice, choose
 from edgekit.convert.held_out import Tried
 from edgekit.convert.modes import AUTO, MODES, WITH_RANGES
@@ -44,11 +45,15 @@ def make_variants(
     samples: Mapping[str, np.ndarray],
     folder: Path,
     *,
+    extremes: Extremes | None = None,
     policy: str = AUTO,
     timeout_s: float = 1800.0,
     progress: Callable[[str], None] = lambda stage: None,
 ) -> tuple[Made, ...]:
-    """`float_model` in each of `modes`, calibrated on `samples` (what the model sees, (n, ...) by input)."""
+    """`float_model` in each of `modes`, calibrated on `samples` (what the model sees, (n, ...) by input).
+
+    `extremes` are those of `float_model` on them, if they were measured already.
+    """
     described = describe_variant(open_interpreter(float_model, 1), "", quantization="float32")
     feeds = fed(samples, described.inputs)
     made: list[Made] = []
@@ -57,7 +62,9 @@ def make_variants(
         progress(f"quantize to {mode}")
         same = choices.get({"int8": "int8-float-io", "int8-float-io": "int8"}.get(mode, ""))
         if mode in WITH_RANGES and same is None:
-            choice = choices[mode] = choose(float_model, mode, feeds, folder / mode, policy=policy, timeout_s=timeout_s)
+            choice = choices[mode] = choose(
+                float_model, mode, feeds, folder / mode, extremes=extremes, policy=policy, timeout_s=timeout_s
+            )
             made.append(Made(mode, choice.path, choice.policy, choice.made_by, choice.tried))
             continue
         # the two forms of int8 are the same inside: what was found for one holds for the other
