@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgekit.convert.calibrate import Extremes, Feeds, Histograms, measure_extremes, measure_histograms
+from edgekit.convert.calibrate import Extremes, Feeds, Histograms, computed_floats, measure_extremes, measure_histograms
 from edgekit.convert.cost import macs
 from edgekit.convert.flatbuffer import read_model
 from edgekit.convert.held_out import FEWEST, NOT_RUNNING_DB, HeldOut, Tried, some, split
@@ -40,18 +40,27 @@ class Choice:
 
 
 def choose(
-    float_model: Path, mode: str, feeds: Feeds, folder: Path, *, policy: str = AUTO, timeout_s: float = 1800.0
+    float_model: Path,
+    mode: str,
+    feeds: Feeds,
+    folder: Path,
+    *,
+    extremes: Extremes | None = None,
+    policy: str = AUTO,
+    timeout_s: float = 1800.0,
 ) -> Choice:
     """`float_model` in `mode` with the ranges that lose least, by the policy that is asked for or the best of all.
 
-    `feeds` are what the model sees. Every fifth sample judges and makes no ranges; then the winner measures
-    all samples, and is taken unless that made it worse (one odd sample among those held out).
+    `feeds` are what the model sees, `extremes` what `float_model` makes of them, if somebody has measured it. Every fifth
+    sample judges and makes no ranges; then the winner measures all samples, and is taken unless that made it worse (one
+    odd sample among those held out).
     Raises InputError for an unknown policy, ConversionError as `quantize` does.
     """
     if policy not in (AUTO, *POLICIES):
         raise InputError(f"no range policy is called {policy!r}", hint=f"there are: {', '.join((AUTO, *POLICIES))}")
     model = prepared(float_model, folder)
-    extremes = measure_extremes(model, feeds)
+    if extremes is None or computed_floats(model) != computed_floats(float_model):  # preparing may add tensors
+        extremes = measure_extremes(model, feeds)
     count = len(extremes.low)
     if policy == AUTO and count >= FEWEST and mode != "int16x8":  # 65,536 steps: to clip costs more than it brings
         return _best(model, mode, feeds, extremes, folder, timeout_s)
@@ -67,7 +76,7 @@ def _best(model: Path, mode: str, feeds: Feeds, extremes: Extremes, folder: Path
     others = extremes.of(rest)
     trial.judge({name: by(others) for name, by in BY_EXTREMES.items()})
     if macs(read_model(model)) < CHEAP_MACS or best_of(trial.tried).score_db < GOOD_DB:
-        histograms = _histograms(model, some(feeds, rest), others)
+        histograms = _histograms(model, feeds, extremes, rest)
         trial.judge({name: by(histograms) for name, by in BY_HISTOGRAMS.items()})
     tried = tuple(trial.tried)
     best = best_of(tried)
@@ -132,9 +141,10 @@ def _one(float_model: Path, feeds: Feeds, extremes: Extremes, policy: str) -> Ra
     """The ranges by one policy, with all the samples."""
     if policy in BY_EXTREMES:
         return BY_EXTREMES[policy](extremes)
-    return BY_HISTOGRAMS[policy](_histograms(float_model, feeds, extremes))
+    return BY_HISTOGRAMS[policy](_histograms(float_model, feeds, extremes, np.arange(len(extremes.low))))
 
 
-def _histograms(model: Path, feeds: Feeds, extremes: Extremes) -> Histograms:
-    chosen = spread(len(extremes.low), HISTOGRAM_MOST)
+def _histograms(model: Path, feeds: Feeds, extremes: Extremes, samples: np.ndarray) -> Histograms:
+    """The values on some of these samples."""
+    chosen = samples[spread(len(samples), HISTOGRAM_MOST)]
     return measure_histograms(model, some(feeds, chosen), extremes.of(chosen))
