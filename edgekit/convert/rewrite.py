@@ -9,6 +9,12 @@ import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
+_WITH_BIAS = {  # its index in their inputs is 2
+    schema.BuiltinOperator.CONV_2D,
+    schema.BuiltinOperator.DEPTHWISE_CONV_2D,
+    schema.BuiltinOperator.FULLY_CONNECTED,
+}
+
 
 def unpacked(model: bytes) -> Any:
     """The file as Python objects (schema.ModelT) with all constant data inside, also what lay behind the flatbuffer.
@@ -57,10 +63,12 @@ def without_ranges(model: Any) -> Any:
 
 
 def prepare(model: Any) -> bool:
-    """Replaces what has no int8 form by what has one and the same answers to the bit; says whether there was any.
+    """Makes of the unpacked float `model` what quantizers take, with the same answers to the bit; says if anything changed."""
+    return any([_without_negations(model), _own_biases(model)])
 
-    NEG becomes a product with -1: TensorFlow writes it for layer normalization, no quantizer takes it.
-    """
+
+def _without_negations(model: Any) -> bool:
+    """NEG becomes a product with -1: TensorFlow writes it for layer normalization, no quantizer takes it."""
     graph = model.subgraphs[0]
     negations = [operator for operator in graph.operators if _code(model, operator) == schema.BuiltinOperator.NEG]
     if not all(graph.tensors[operator.inputs[0]].type == schema.TensorType.FLOAT32 for operator in negations):
@@ -74,6 +82,30 @@ def prepare(model: Any) -> bool:
         operator.builtinOptionsType = schema.BuiltinOptions.MulOptions
         operator.builtinOptions = schema.MulOptionsT()
     return bool(negations)
+
+
+def _own_biases(model: Any) -> bool:
+    """A copy of a bias for each layer but the first that has it: the steps of an unrolled GRU, the sides of a twin network.
+
+    An int8 bias has the scale of its layer's input times that of its weights. LiteRT's quantizer makes one for the
+    first layer and leaves the others with it: biases 1.4 times too small, 28 dB where 34.6 are possible (GRU of 8 steps).
+    """
+    graph = model.subgraphs[0]
+    seen: set[int] = set()
+    copies = 0
+    for operator in graph.operators:
+        if _code(model, operator) not in _WITH_BIAS or len(operator.inputs) < 3 or operator.inputs[2] < 0:
+            continue
+        bias = int(operator.inputs[2])
+        tensor = graph.tensors[bias]
+        values = model.buffers[tensor.buffer].data
+        if bias in seen and values is not None and len(values) and tensor.type == schema.TensorType.FLOAT32:
+            copies += 1
+            name = tensor.name + f"/edgekit_{copies}".encode()
+            bias = _add_constant(model, name, np.asarray(values, np.uint8).view(np.float32).reshape(tensor.shape))
+            operator.inputs = np.array([*operator.inputs[:2], bias, *operator.inputs[3:]], np.int32)
+        seen.add(bias)
+    return copies > 0
 
 
 def without_softmax(model: Any) -> bool:
