@@ -14,7 +14,6 @@ from edgekit import __version__, preprocess
 from edgekit.bundle import Bundle, Delegate, Manifest, Variant, write_bundle
 from edgekit.convert.arguments import check_alike, check_output, read_labels, unwritable
 from edgekit.convert.cautions import cautions
-from edgekit.convert.choose import Tried
 from edgekit.convert.compare import Comparison, compare_models
 from edgekit.convert.cost import macs
 from edgekit.convert.describe import operator_counts, per_channel_weights
@@ -23,6 +22,7 @@ from edgekit.convert.flatbuffer import read_model
 from edgekit.convert.frontend import Converted, model_kind, to_float_tflite
 from edgekit.convert.gate import MAX_DROP, Verdict, check_options
 from edgekit.convert.golden import make_golden
+from edgekit.convert.held_out import Tried
 from edgekit.convert.inspection import check_strict, inspect_float, inspect_preprocessing
 from edgekit.convert.lint import runtime_findings
 from edgekit.convert.modes import AUTO

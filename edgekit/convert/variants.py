@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from edgekit.convert.choose import Choice, Tried, choose
+from edgekit.convert.choose import Choice, choose
+from edgekit.convert.held_out import Tried
 from edgekit.convert.modes import AUTO, MODES, WITH_RANGES
 from edgekit.convert.quantize import quantize
 from edgekit.convert.tflite_file import fed
