@@ -1,4 +1,4 @@
-"""Changes in a .tflite: ranges where quantizers look for them, and what makes a float graph fit to be quantized."""
+"""Changes in a .tflite: ranges where quantizers look for them, the end of a classifier, and what such changes need."""
 
 from __future__ import annotations
 
@@ -8,12 +8,6 @@ from typing import Any
 import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
-
-_WITH_BIAS = {  # its index in their inputs is 2
-    schema.BuiltinOperator.CONV_2D,
-    schema.BuiltinOperator.DEPTHWISE_CONV_2D,
-    schema.BuiltinOperator.FULLY_CONNECTED,
-}
 
 
 def unpacked(model: bytes) -> Any:
@@ -62,52 +56,6 @@ def without_ranges(model: Any) -> Any:
     return model
 
 
-def prepare(model: Any) -> bool:
-    """Makes of the unpacked float `model` what quantizers take, with the same answers to the bit; says if anything changed."""
-    return any([_without_negations(model), _own_biases(model)])
-
-
-def _without_negations(model: Any) -> bool:
-    """NEG becomes a product with -1: TensorFlow writes it for layer normalization, no quantizer takes it."""
-    graph = model.subgraphs[0]
-    negations = [operator for operator in graph.operators if _code(model, operator) == schema.BuiltinOperator.NEG]
-    if not all(graph.tensors[operator.inputs[0]].type == schema.TensorType.FLOAT32 for operator in negations):
-        return False
-    for operator in negations:
-        code = model.operatorCodes[operator.opcodeIndex]  # itself: LiteRT's quantizer stumbles over codes nobody uses
-        code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.MUL
-    minus_one = _add_constant(model, b"edgekit/minus_one", np.array([-1.0], np.float32)) if negations else None
-    for operator in negations:
-        operator.inputs = np.array([operator.inputs[0], minus_one], np.int32)
-        operator.builtinOptionsType = schema.BuiltinOptions.MulOptions
-        operator.builtinOptions = schema.MulOptionsT()
-    return bool(negations)
-
-
-def _own_biases(model: Any) -> bool:
-    """A copy of a bias for each layer but the first that has it: the steps of an unrolled GRU, the sides of a twin network.
-
-    An int8 bias has the scale of its layer's input times that of its weights. LiteRT's quantizer makes one for the
-    first layer and leaves the others with it: biases 1.4 times too small, 28 dB where 34.6 are possible (GRU of 8 steps).
-    """
-    graph = model.subgraphs[0]
-    seen: set[int] = set()
-    copies = 0
-    for operator in graph.operators:
-        if _code(model, operator) not in _WITH_BIAS or len(operator.inputs) < 3 or operator.inputs[2] < 0:
-            continue
-        bias = int(operator.inputs[2])
-        tensor = graph.tensors[bias]
-        values = model.buffers[tensor.buffer].data
-        if bias in seen and values is not None and len(values) and tensor.type == schema.TensorType.FLOAT32:
-            copies += 1
-            name = tensor.name + f"/edgekit_{copies}".encode()
-            bias = _add_constant(model, name, np.asarray(values, np.uint8).view(np.float32).reshape(tensor.shape))
-            operator.inputs = np.array([*operator.inputs[:2], bias, *operator.inputs[3:]], np.int32)
-        seen.add(bias)
-    return copies > 0
-
-
 def without_softmax(model: Any) -> bool:
     """Takes the SOFTMAX off whose answer is the model's only one, and says whether there was one.
 
@@ -118,9 +66,13 @@ def without_softmax(model: Any) -> bool:
         return False
     by_output = {operator.outputs[0]: operator for operator in graph.operators if len(operator.outputs) == 1}
     last = by_output.get(graph.outputs[0])
-    behind = last if last is not None and _code(model, last) == schema.BuiltinOperator.DEQUANTIZE else None
+    behind = last if last is not None and code_of(model, last) == schema.BuiltinOperator.DEQUANTIZE else None
     softmax = by_output.get(behind.inputs[0]) if behind is not None else last
-    if softmax is None or _code(model, softmax) != schema.BuiltinOperator.SOFTMAX or softmax.inputs[0] in graph.inputs:
+    if (
+        softmax is None
+        or code_of(model, softmax) != schema.BuiltinOperator.SOFTMAX
+        or softmax.inputs[0] in graph.inputs
+    ):
         return False
     graph.operators = [operator for operator in graph.operators if operator is not softmax]
     if behind is not None:
@@ -133,7 +85,7 @@ def without_softmax(model: Any) -> bool:
     return True
 
 
-def _add_constant(model: Any, name: bytes, values: np.ndarray) -> int:
+def add_constant(model: Any, name: bytes, values: np.ndarray) -> int:
     buffer = schema.BufferT()
     buffer.data = values.view(np.uint8)
     model.buffers.append(buffer)
@@ -144,7 +96,7 @@ def _add_constant(model: Any, name: bytes, values: np.ndarray) -> int:
     return len(model.subgraphs[0].tensors) - 1
 
 
-def _code(model: Any, operator: Any) -> int:
+def code_of(model: Any, operator: Any) -> int:
     """The number of an operator's kind; the old field is one byte, so newer kinds are only in the new one."""
     code = model.operatorCodes[operator.opcodeIndex]
     return int(max(code.builtinCode, code.deprecatedBuiltinCode))

@@ -100,11 +100,9 @@ def _edgekit(name: str, model: Path, folder: Path, mode: str, *more: str) -> Pat
     subprocess.run(["rm", "-rf", str(bundle)], check=True)
     metric = NETWORKS[name].metric
     named = [] if metric in ("top1", "mae") else ["--metric", f"{Path(scores.__file__)}:{metric}"]
-    _child(
-        ["-m", "edgekit.cli.main", "convert", str(model), "-o", str(bundle), "--samples", str(folder / "samples.npz")]
-        + ["--evaluate", str(folder / "evaluate.npz"), "--max-drop", "100", "--no-report", "--mode", mode, *named, *more],
-        folder / f"edgekit-{mode}.log",
-    )
+    words = ["convert", str(model), "-o", str(bundle), "--mode", mode, "--max-drop", "100", "--no-report"]
+    words += ["--samples", str(folder / "samples.npz"), "--evaluate", str(folder / "evaluate.npz"), *named, *more]
+    _child(["-m", "edgekit.cli.main", *words], folder / f"edgekit-{mode}.log")
     return bundle
 
 
