@@ -9,6 +9,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from edgekit.convert.rewrite import add_constant, code_of
 
+_PRODUCTS = {schema.BuiltinOperator.NEG, schema.BuiltinOperator.SQUARE}
 _WITH_BIAS = {  # its index in their inputs is 2
     schema.BuiltinOperator.CONV_2D,
     schema.BuiltinOperator.DEPTHWISE_CONV_2D,
@@ -18,24 +19,30 @@ _WITH_BIAS = {  # its index in their inputs is 2
 
 def prepare(model: Any) -> bool:
     """Makes of the unpacked float `model` what quantizers take, with the same answers to the bit; says if anything changed."""
-    return any([_without_negations(model), _own_biases(model)])
+    return any([_as_products(model), _own_biases(model)])
 
 
-def _without_negations(model: Any) -> bool:
-    """NEG becomes a product with -1: TensorFlow writes it for layer normalization, no quantizer takes it."""
+def _as_products(model: Any) -> bool:
+    """NEG becomes a product with -1, SQUARE one with itself: layer normalization and YOLO's boxes have them."""
     graph = model.subgraphs[0]
-    negations = [operator for operator in graph.operators if code_of(model, operator) == schema.BuiltinOperator.NEG]
-    if not all(graph.tensors[operator.inputs[0]].type == schema.TensorType.FLOAT32 for operator in negations):
+    found = [operator for operator in graph.operators if code_of(model, operator) in _PRODUCTS]
+    if not all(graph.tensors[operator.inputs[0]].type == schema.TensorType.FLOAT32 for operator in found):
         return False
-    for operator in negations:
-        code = model.operatorCodes[operator.opcodeIndex]  # itself: LiteRT's quantizer stumbles over codes nobody uses
-        code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.MUL
-    minus_one = add_constant(model, b"edgekit/minus_one", np.array([-1.0], np.float32)) if negations else None
-    for operator in negations:
-        operator.inputs = np.array([operator.inputs[0], minus_one], np.int32)
+    minus_one = -1
+    for operator in found:
+        other = operator.inputs[0]
+        if code_of(model, operator) == schema.BuiltinOperator.NEG:
+            if minus_one < 0:
+                minus_one = add_constant(model, b"edgekit/minus_one", np.array([-1.0], np.float32))
+            other = minus_one
+        operator.inputs = np.array([operator.inputs[0], other], np.int32)
         operator.builtinOptionsType = schema.BuiltinOptions.MulOptions
         operator.builtinOptions = schema.MulOptionsT()
-    return bool(negations)
+    for code in model.operatorCodes:  # themselves: LiteRT's quantizer stumbles over codes nobody uses
+        if max(code.builtinCode, code.deprecatedBuiltinCode) in _PRODUCTS:
+            code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.MUL
+            code.version = 1
+    return bool(found)
 
 
 def _own_biases(model: Any) -> bool:
