@@ -33,7 +33,10 @@ def twin(path):
     steps = [("FULLY_CONNECTED", [a, weights, bias], [of_a]), ("FULLY_CONNECTED", [b, weights, bias], [of_b])]
     names = {"a": "a", "b": "b", "x": "of_a", "y": "of_b"}
     path.write_bytes(build(steps, inputs=[a, b], outputs=[of_a, of_b], names=names))
-    return {"a": random().normal(size=(40, 1, 8)).astype(np.float32), "b": 0.3 * random().random((40, 1, 8), np.float32)}
+    return {
+        "a": random().normal(size=(40, 1, 8)).astype(np.float32),
+        "b": 0.3 * random().random((40, 1, 8), np.float32),
+    }
 
 
 @pytest.mark.parametrize("mode", ["int8", "int16x8"])

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
+from edgekit.convert.decompose import decompose
 from edgekit.convert.rewrite import add_constant, code_of
 
 _PRODUCTS = {schema.BuiltinOperator.NEG, schema.BuiltinOperator.SQUARE}
@@ -18,8 +19,8 @@ _WITH_BIAS = {  # its index in their inputs is 2
 
 
 def prepare(model: Any) -> bool:
-    """Makes of the unpacked float `model` what quantizers take, with the same answers to the bit; says if anything changed."""
-    return any([_as_products(model), _own_biases(model)])
+    """Makes of the unpacked float `model` what quantizers take, with the same answers; says if anything changed."""
+    return any([decompose(model), _as_products(model), _own_biases(model)])
 
 
 def _as_products(model: Any) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flatbuffers
@@ -86,14 +86,39 @@ def without_softmax(model: Any) -> bool:
 
 
 def add_constant(model: Any, name: bytes, values: np.ndarray) -> int:
+    """The index of a new float constant."""
     buffer = schema.BufferT()
-    buffer.data = values.view(np.uint8)
+    buffer.data = values.view(np.uint8).reshape(-1)
     model.buffers.append(buffer)
+    index = add_tensor(model, name, values.shape)
+    model.subgraphs[0].tensors[index].buffer = len(model.buffers) - 1
+    return index
+
+
+def add_tensor(model: Any, name: bytes, shape: Sequence[int]) -> int:
+    """The index of a new float tensor that an operator is to compute."""
     tensor = schema.TensorT()
-    tensor.name, tensor.shape, tensor.buffer = name, list(values.shape), len(model.buffers) - 1
+    tensor.name, tensor.shape, tensor.buffer = name, [int(size) for size in shape], 0  # buffer 0 is the empty one
     tensor.type, tensor.hasRank = schema.TensorType.FLOAT32, True
     model.subgraphs[0].tensors.append(tensor)
     return len(model.subgraphs[0].tensors) - 1
+
+
+def add_operator(model: Any, code: int, inputs: Sequence[int], output: int, options: Any = None) -> Any:
+    """A new operator of that kind, version 1, which belongs to no graph yet; `options` are its schema.…OptionsT."""
+    codes = model.operatorCodes
+    found = [i for i, c in enumerate(codes) if max(c.builtinCode, c.deprecatedBuiltinCode) == code and c.version == 1]
+    if not found:
+        made = schema.OperatorCodeT()
+        made.builtinCode, made.deprecatedBuiltinCode, made.version = code, min(code, 127), 1
+        codes.append(made)
+        found = [len(codes) - 1]
+    operator = schema.OperatorT()
+    operator.opcodeIndex, operator.inputs, operator.outputs = found[0], np.array(inputs, np.int32), [int(output)]
+    if options is not None:
+        operator.builtinOptions = options
+        operator.builtinOptionsType = getattr(schema.BuiltinOptions, type(options).__name__[:-1])
+    return operator
 
 
 def code_of(model: Any, operator: Any) -> int:

@@ -75,7 +75,9 @@ def _readme(results: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _whole(results: Sequence[Mapping[str, Any]]) -> str:
-    int8: list[Row] = [("network", "held out", "tool", "metric", "SQNR, dB", "of the output, dB", "float operators", "KiB")]
+    int8: list[Row] = [
+        ("network", "held out", "tool", "metric", "SQNR, dB", "of the output, dB", "float operators", "KiB")
+    ]
     for one in results:
         for tool in ("float", *TOOLS, *(f"edgekit {mode}" for mode in MODES[1:])):
             found = one["results"].get(tool)
