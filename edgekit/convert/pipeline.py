@@ -25,6 +25,7 @@ from edgekit.convert.gate import MAX_DROP, Verdict, check_options
 from edgekit.convert.golden import make_golden
 from edgekit.convert.inspection import check_strict, inspect_float, inspect_preprocessing
 from edgekit.convert.lint import runtime_findings
+from edgekit.convert.loading import check_loading
 from edgekit.convert.modes import AUTO
 from edgekit.convert.provenance import digests, litert_version, model_name
 from edgekit.convert.report import About, refused, report_path, write_report
@@ -85,6 +86,9 @@ def convert(
     report: Path | bool = True,
     name: str | None = None,
     timeout_s: float = 1800.0,
+    trust: bool = False,
+    custom: Sequence[str] = (),
+    signature: str | None = None,
     command: Sequence[str] = (),
     progress: Callable[[str], None] = lambda stage: None,
 ) -> ConversionResult:
@@ -94,10 +98,12 @@ def convert(
     the model sees. `ranges` is a policy (modes.POLICIES), or the best of them by samples held out. `evaluate` adds
     labels (`y`) and a task metric. Each file is checked operator by operator, the float one against the source model,
     and each variant may lose `max_drop` beside float (edgekit.convert.gate says of what; `metric` chooses it). With
-    `strict` a warning of the lint is an error. Raises InputError, ConversionError (QualityLost), MissingLibrary; no
-    bundle is written then. `report`: where the HTML report goes, also of a refused model; True: beside the bundle.
+    `strict` a warning of the lint is an error. `trust`: code inside the model's file may run; `custom`: Python files, or
+    modules, that define its layers; `signature`: the one that is meant of a SavedModel's. `report`: where the HTML report
+    goes, also of a refused model; True: beside the bundle. Raises InputError, ConversionError (QualityLost),
+    MissingLibrary; no bundle is written then.
     """
-    model_kind(model)
+    loading = check_loading(model_kind(model), trust, custom, signature)
     check_modes(modes)
     check_output(output)
     check_options(metric, max_drop, labelled=evaluate is not None)
@@ -115,7 +121,7 @@ def convert(
     seen = preprocessed({n: a[picked] for n, a in raw.arrays.items()}, by_array)
     with tempfile.TemporaryDirectory(prefix="edgekit-") as scratch:
         folder = Path(scratch)
-        source = to_float_tflite(model, seen, folder, timeout_s=timeout_s, progress=progress)
+        source = to_float_tflite(model, seen, folder, timeout_s=timeout_s, progress=progress, loading=loading)
         _check_same(model, source)
         progress("lint")
         inspection = inspect_float(source.float_model, seen, board)
@@ -149,7 +155,14 @@ def convert(
             labels=tuple(class_names),
             preprocess={n: preprocess.spec_fields(s) for n, s in float_model.specs.items()},
             made_by={**made_by, **source.versions, **quantizers, **litert_version()},
-            made_from=digests(model=model, samples=samples, evaluate=evaluate, preprocess=spec, labels=labels),
+            made_from=digests(
+                model=model,
+                samples=samples,
+                evaluate=evaluate,
+                preprocess=spec,
+                labels=labels,
+                **{f"custom{i}": Path(file) for i, file in enumerate(loading.custom) if file.endswith(".py")},
+            ),
             warnings=cautions(raw, comparisons, float_model, class_names, source.fixed_sizes),
             policies=tuple(asdict(tried) for one in made for tried in one.tried),
             findings=tuple(asdict(finding) for finding in findings),
