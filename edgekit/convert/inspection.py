@@ -17,7 +17,7 @@ from edgekit.convert.lint import lint
 from edgekit.convert.samples import Samples, check_fit, preprocessed, read_samples, read_specs, specs_by_array
 from edgekit.convert.selection import convergence, enough, spread
 from edgekit.convert.trial import preprocessing_findings
-from edgekit.errors import ConversionError, MissingLibrary
+from edgekit.errors import BundleError, ConversionError, MissingLibrary
 from edgekit.runner.interpreter import open_interpreter
 from edgekit.runner.model import Model
 from edgekit.target import Target, load_target
@@ -39,7 +39,7 @@ def inspect_float(path: Path, samples: Mapping[str, np.ndarray], target: Target 
     some = {name: array[spread(len(array), MOST_SAMPLES)] for name, array in samples.items()}
     try:
         extremes = extremes_by_name(path, some)
-    except (MissingLibrary, ValueError, RuntimeError):  # a model that LiteRT cannot measure: less is known
+    except (MissingLibrary, ConversionError, BundleError, ValueError, RuntimeError):  # a model that LiteRT cannot measure: less is known
         return Inspection(tuple(lint(model, target=target, samples=samples)), ())
     computed = {tensor for op in model.subgraphs[0].operators for tensor in op.outputs if tensor >= 0}
     names = dict.fromkeys(model.subgraphs[0].tensors[index].name for index in sorted(computed))
