@@ -26,6 +26,8 @@ Examples:
       --mode int8 --mode float32
   edgekit convert saved_model/ -o bundle --samples photos/ \\
       --preprocess image.toml
+  edgekit convert model.keras -o bundle --samples samples.npz \\
+      --custom layers.py
 """
 SOURCES = ".npz, .npy, a folder of images or WAV files, .csv, .tfrecord, or file.py:function, which is run"
 METRIC = f"{', '.join(METRICS)}; NAME@OUTPUT of several outputs; or your own. Default: what fits y."
@@ -103,6 +105,18 @@ def samples_used(text: str) -> int | None:
     default=1800.0,
     show_default=True,
     help="Seconds TensorFlow may take.",
+)
+@click.option(
+    "--signature", metavar="NAME", help="Of a SavedModel with several; default: serving_default, or the only one."
+)
+@click.option(
+    "--custom",
+    metavar="FILE.py|MODULE",
+    multiple=True,
+    help="Defines the model's custom layers; it is run. May be given several times.",
+)
+@click.option(
+    "--trust", is_flag=True, help="Run code that is inside the model's file (Lambda layers). Off: it is refused."
 )
 @json_option
 @click.pass_obj

@@ -25,6 +25,7 @@ from edgekit.convert.held_out import Tried
 from edgekit.convert.inspection import check_strict, inspect_float, inspect_preprocessing
 from edgekit.convert.ladder import Repair, check_level
 from edgekit.convert.lint import runtime_findings
+from edgekit.convert.loading import check_loading
 from edgekit.convert.modes import AUTO
 from edgekit.convert.proof import Proof
 from edgekit.convert.provenance import digests, litert_version, model_name
@@ -92,22 +93,26 @@ def convert(
     report: Path | bool = True,
     name: str | None = None,
     timeout_s: float = 1800.0,
+    trust: bool = False,
+    custom: Sequence[str] = (),
+    signature: str | None = None,
     command: Sequence[str] = (),
     progress: Callable[[str], None] = lambda stage: None,
 ) -> ConversionResult:
     """A bundle in `output` with a variant of `model` for each of `modes` (modes.MODES), the first one its default.
 
     `samples` (see `read_samples`) are raw inputs as the device will meet them, of which ranges take as many as they need
-    or `max_samples` (edgekit.convert.settle); `spec` (TOML) says how they become what
-    the model sees. `ranges` is a policy (modes.POLICIES), or the best of them by samples held out. `evaluate` adds
-    labels (`y`) and a task metric. Each file is checked operator by operator, the float one against the source model,
-    and each variant may lose `max_drop` beside float (edgekit.convert.gate says of what; `metric` chooses it). One that
-    loses more is repaired (edgekit.convert.ladder): `repair` int8 keeps it full int8, mixed may leave operators in float,
-    none gives up at once. `recipe` (TOML) says which operators of mode mixed stay float. With `strict` a warning of the
-    lint is an error. Raises InputError, ConversionError (QualityLost), MissingLibrary; no bundle is written then.
-    `report`: where the HTML report goes, also of a refused model; True: beside the bundle.
+    or `max_samples` (edgekit.convert.settle); `spec` (TOML) says how they become what the model sees. `ranges` is a policy
+    (modes.POLICIES), or the best of them by samples held out. `evaluate` adds labels (`y`) and a task metric. Each file is
+    checked operator by operator, the float one against the source model, and each variant may lose `max_drop` beside
+    float (edgekit.convert.gate says of what; `metric` chooses it). One that loses more is repaired (edgekit.convert.ladder):
+    `repair` int8 keeps it full int8, mixed may leave operators in float, none gives up at once. `recipe` (TOML) says which
+    operators of mode mixed stay float. With `strict` a warning of the lint is an error. `trust`: code inside the model's file
+    may run; `custom`: Python files, or modules, that define its layers; `signature`: the one that is meant of a
+    SavedModel's. `report`: where the HTML report goes, also of a refused model; True: beside the bundle. Raises InputError,
+    ConversionError (QualityLost), MissingLibrary; no bundle is written then.
     """
-    model_kind(model)
+    loading = check_loading(model_kind(model), trust, custom, signature)
     check_modes(modes, recipe)
     check_level(repair)
     rules = read_recipe(recipe) if recipe is not None else ()
@@ -127,7 +132,7 @@ def convert(
     first = preprocessed({n: a[picked[:SHOWN]] for n, a in raw.arrays.items()}, by_array)
     with tempfile.TemporaryDirectory(prefix="edgekit-") as scratch:
         folder = Path(scratch)
-        source = to_float_tflite(model, first, folder, timeout_s=timeout_s, progress=progress)
+        source = to_float_tflite(model, first, folder, timeout_s=timeout_s, progress=progress, loading=loading)
         _check_same(model, source)
         progress("lint")
         settled = settle(source.float_model, raw, by_array, picked, until_settled=max_samples is None)
@@ -170,7 +175,13 @@ def convert(
             preprocess={n: preprocess.spec_fields(s) for n, s in float_model.specs.items()},
             made_by={**made_by, **source.versions, **quantizers, **litert_version()},
             made_from=digests(
-                model=model, samples=samples, evaluate=evaluate, preprocess=spec, labels=labels, recipe=recipe
+                model=model,
+                samples=samples,
+                evaluate=evaluate,
+                preprocess=spec,
+                labels=labels,
+                recipe=recipe,
+                **{f"custom{i}": Path(file) for i, file in enumerate(loading.custom) if file.endswith(".py")},
             ),
             warnings=cautions(raw, comparisons, float_model, class_names, source.fixed_sizes),
             policies=tuple(asdict(tried) for one in made for tried in one.tried),
