@@ -49,7 +49,7 @@ def mobilenetv2() -> Training:
 def efficientnetb0() -> Training:
     """Keras's, which takes 0 to 255 and has SiLU and squeeze-and-excite: the network whose int8 collapses."""
     image = keras.Input((64, 64, 3), name="image")
-    network = keras.applications.EfficientNetB0(input_tensor=image, weights=None, classes=10, drop_connect_rate=0.0)
+    network = keras.applications.EfficientNetB0(input_tensor=image, weights=None, classes=10)
     return _classifying(_quick_statistics(network), 64, count=8000, epochs=6, share=(0.7, 1.0), high=255.0)
 
 
