@@ -10,7 +10,15 @@ from pathlib import Path
 
 import numpy as np
 
-from edgekit.convert.calibrate import Extremes, Feeds, Histograms, cores, measure_extremes, measure_histograms
+from edgekit.convert.calibrate import (
+    Extremes,
+    Feeds,
+    Histograms,
+    computed_floats,
+    cores,
+    measure_extremes,
+    measure_histograms,
+)
 from edgekit.convert.cost import macs
 from edgekit.convert.flatbuffer import read_model
 from edgekit.convert.held_out import EVERY, FEWEST, MOST, NOT_RUNNING_DB, HeldOut, Tried, judge_all, some
@@ -43,18 +51,26 @@ class Choice:
 
 
 def choose(
-    float_model: Path, mode: str, feeds: Feeds, folder: Path, *, policy: str = AUTO, timeout_s: float = 1800.0
+    float_model: Path,
+    mode: str,
+    feeds: Feeds,
+    folder: Path,
+    *,
+    extremes: Extremes | None = None,
+    policy: str = AUTO,
+    timeout_s: float = 1800.0,
 ) -> Choice:
     """`float_model` in `mode` with the ranges that lose least, by the policy that is asked for or the best of all.
 
-    `feeds` are what the model sees. A fifth of the samples judges and makes no ranges, then the next one; the winner
-    measures all of them.
+    `feeds` are what the model sees, `extremes` what `float_model` makes of them, if somebody has measured it. A fifth of
+    the samples judges and makes no ranges, then the next one; the winner measures all of them.
     Raises InputError for an unknown policy, ConversionError as `quantize` does.
     """
     if policy not in (AUTO, *POLICIES):
         raise InputError(f"no range policy is called {policy!r}", hint=f"there are: {', '.join((AUTO, *POLICIES))}")
     model = prepared(float_model, folder)
-    extremes = measure_extremes(model, feeds)
+    if extremes is None or computed_floats(model) != computed_floats(float_model):  # preparing may add tensors
+        extremes = measure_extremes(model, feeds)
     count = len(extremes.low)
     if policy == AUTO and count >= FEWEST and mode != "int16x8":  # 65,536 steps: to clip costs more than it brings
         return _best(model, mode, feeds, extremes, folder, timeout_s)
@@ -170,7 +186,7 @@ class _Trial:
                 several.append(BY_EXTREMES[policy](extremes))
                 continue
             if fifth not in counted:
-                counted[fifth] = _histograms(self._model, some(self._feeds, rest), extremes)
+                counted[fifth] = _histograms(self._model, self._feeds, self._extremes, rest)
             several.append(BY_HISTOGRAMS[policy](counted[fifth]))
         if not wanted:
             return
@@ -196,9 +212,10 @@ def _one(float_model: Path, feeds: Feeds, extremes: Extremes, policy: str) -> Ra
     """The ranges by one policy, with all the samples."""
     if policy in BY_EXTREMES:
         return BY_EXTREMES[policy](extremes)
-    return BY_HISTOGRAMS[policy](_histograms(float_model, feeds, extremes))
+    return BY_HISTOGRAMS[policy](_histograms(float_model, feeds, extremes, np.arange(len(extremes.low))))
 
 
-def _histograms(model: Path, feeds: Feeds, extremes: Extremes) -> Histograms:
-    chosen = spread(len(extremes.low), HISTOGRAM_MOST)
+def _histograms(model: Path, feeds: Feeds, extremes: Extremes, samples: np.ndarray) -> Histograms:
+    """The values on some of these samples."""
+    chosen = samples[spread(len(samples), HISTOGRAM_MOST)]
     return measure_histograms(model, some(feeds, chosen), extremes.of(chosen))

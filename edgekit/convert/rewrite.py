@@ -28,7 +28,7 @@ def packed(model: Any) -> bytes:
     size = sum(len(buffer.data) for buffer in model.buffers if buffer.data is not None)
     builder = flatbuffers.Builder(size + (1 << 16))  # roughly enough: growing copies everything
     builder.Finish(model.Pack(builder), b"TFL3")
-    return bytes(builder.Output())
+    return bytes(memoryview(builder.Bytes)[builder.Head() :])  # Output() is a copy, of which bytes() would make another
 
 
 def stamp(model: Any, ranges: Mapping[str, tuple[float, float]]) -> None:
@@ -46,6 +46,17 @@ def stamp(model: Any, ranges: Mapping[str, tuple[float, float]]) -> None:
                 continue
             tensor.quantization = schema.QuantizationParametersT()
             tensor.quantization.min, tensor.quantization.max = [float(found[0])], [float(found[1])]
+
+
+def restamp(file: bytearray, ranges: Mapping[str, tuple[float, float]]) -> None:
+    """Other ranges for the same tensors, written into the bytes of a model that `stamp` has been at: nothing is packed anew."""
+    root = schema.Model.GetRootAs(file, 0)
+    for graph in map(root.Subgraphs, range(root.SubgraphsLength())):
+        for tensor in map(graph.Tensors, range(graph.TensorsLength())):
+            quantization = tensor.Quantization()
+            if quantization is not None and quantization.MinLength():
+                low, high = ranges[tensor.Name().decode("utf-8", "replace")]
+                quantization.MinAsNumpy()[0], quantization.MaxAsNumpy()[0] = low, high  # views of `file`
 
 
 def without_ranges(model: Any) -> Any:

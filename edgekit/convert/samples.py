@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from edgekit import preprocess
+from edgekit.convert.memory import memory_bytes
 from edgekit.convert.samples_csv import read_csv
 from edgekit.convert.samples_folder import read_folder
 from edgekit.convert.samples_function import read_function, split_function
@@ -81,6 +82,8 @@ def read_samples(
     rate = None
     if split_function(path) is not None:
         arrays, labels = read_function(path, most=most)
+    elif path.exists() and not (path.is_file() or path.is_dir()):  # a pipe, a device: there may be no end to it
+        raise InputError(f"{path} is not a file", hint="give a file or a folder")
     elif path.is_dir():
         arrays, labels, names, rate = read_folder(path, classes=classes, with_labels=with_labels, most=most)
     elif path.suffix.lower() in CSV and path.exists():
@@ -197,15 +200,15 @@ def check_fit(raw: Samples, specs: Mapping[str, preprocess.Spec]) -> None:
 
 
 def preprocessed(raw: Mapping[str, np.ndarray], specs: Mapping[str, preprocess.Spec]) -> dict[str, np.ndarray]:
-    """What the model gets to see: each raw sample through its input's spec, (n, ...); integers without a spec stay so."""
-    out = {}
-    for name, array in raw.items():
-        if array.dtype.kind in "iub" and name not in specs:
-            out[name] = array
-        else:
-            spec = specs.get(name, preprocess.Generic())
-            out[name] = np.stack([preprocess.apply(spec, sample) for sample in array])
-    return out
+    """What the model gets to see, (n, ...): each raw sample as `prepared` makes it."""
+    return {name: np.stack([prepared(sample, specs.get(name)) for sample in array]) for name, array in raw.items()}
+
+
+def prepared(sample: np.ndarray, spec: preprocess.Spec | None) -> np.ndarray:
+    """A raw sample through its input's spec, float32; without one whole numbers stay what they are (tokens)."""
+    if spec is None and sample.dtype.kind in "iub":
+        return sample
+    return preprocess.apply(spec or preprocess.Generic(), sample)
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -219,8 +222,21 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
         if isinstance(loaded, np.ndarray):
             return {"x": loaded}
         with loaded:
+            unpacked = sum(member.file_size for member in loaded.zip.infolist())
+            if unpacked > memory_bytes() // 2:  # a bomb, or more than can be worked with: it is copied on the way
+                raise ValueError(f"{unpacked / 2**30:.1f} GiB of arrays are more than half of this machine's memory")
             return {name: loaded[name] for name in loaded.files}
-    except (ValueError, OSError, EOFError, KeyError, zlib.error, zipfile.BadZipFile) as error:
+    # zipfile: RuntimeError for what is encrypted, or packed in a way that it does not know
+    except (
+        ValueError,
+        OSError,
+        EOFError,
+        KeyError,
+        RuntimeError,
+        MemoryError,
+        zlib.error,
+        zipfile.BadZipFile,
+    ) as error:
         raise InputError(
             f"{path} is not a .npz or .npy file of plain numbers: {error}",
             hint="write it with np.savez(file, x=np.stack(inputs)); Python objects (pickles) are never loaded",
