@@ -11,9 +11,9 @@ import click
 from edgekit.cli.inspect import show_qualities
 from edgekit.cli.lint import show_findings
 from edgekit.cli.samples import samples_of
-from edgekit.cli.show import json_option, show_facts, show_json, showing_progress, size_text
+from edgekit.cli.show import json_option, show_facts, show_json, show_table, showing_progress, size_text
 from edgekit.cli.targets import TARGET
-from edgekit.convert.modes import AUTO, MODES, POLICIES
+from edgekit.convert.modes import AUTO, LEVELS, METRICS, MODES, POLICIES
 
 if TYPE_CHECKING:
     from edgekit.convert import ConversionResult
@@ -27,8 +27,11 @@ Examples:
       --mode int8 --mode float32
   edgekit convert saved_model/ -o bundle --samples photos/ \\
       --preprocess image.toml
+  edgekit convert model.keras -o bundle --samples samples.npz \\
+      --custom layers.py
 """
 SOURCES = ".npz, .npy, a folder of images, WAV files or .npz, .csv, .tfrecord, or file.py:function, which is run"
+METRIC = f"{', '.join(METRICS)}; NAME@OUTPUT of several outputs; or your own. Default: what fits y."
 FILE = click.Path(path_type=Path)
 
 
@@ -79,10 +82,16 @@ def samples_used(text: str) -> int | None:
     default=AUTO,
     help=f"How activations get their ranges: {', '.join(POLICIES)}, or (default) auto: the best on samples held out.",
 )
-@click.option("--name", help="The bundle's name; default: the model file's.")
+@click.option("--recipe", type=FILE, help="TOML: which operators of --mode mixed stay float.")
 @click.option(
-    "--metric", metavar="NAME|FILE.py:FUNCTION", help="top-1, top-5, auc, f1, mae or your own; default: what fits y."
+    "--repair",
+    type=click.Choice(LEVELS),
+    metavar="LEVEL",
+    default="mixed",
+    help="If the gate refuses int8: none gives up, int8 repairs it, mixed (default) may leave operators in float.",
 )
+@click.option("--name", help="The bundle's name; default: the model file's.")
+@click.option("--metric", metavar="NAME|FILE.py:FUNCTION", help=METRIC)
 @click.option(
     "--max-drop",
     type=click.FloatRange(0, 100),
@@ -100,6 +109,18 @@ def samples_used(text: str) -> int | None:
     default=1800.0,
     show_default=True,
     help="Seconds TensorFlow may take.",
+)
+@click.option(
+    "--signature", metavar="NAME", help="Of a SavedModel with several; default: serving_default, or the only one."
+)
+@click.option(
+    "--custom",
+    metavar="FILE.py|MODULE",
+    multiple=True,
+    help="Defines the model's custom layers; it is run. May be given several times.",
+)
+@click.option(
+    "--trust", is_flag=True, help="Run code that is inside the model's file (Lambda layers). Off: it is refused."
 )
 @json_option
 @click.pass_obj
@@ -137,6 +158,7 @@ def convert_command(
                 "sample_count": result.sample_count,
                 "per_channel_weights": result.per_channel_weights,
                 "tried": result.tried,
+                "repairs": result.repairs,
                 "variants": result.variants,
                 "verdicts": result.verdicts,
                 "layers": {name: comparison.layers for name, comparison in result.comparisons.items()},
@@ -164,7 +186,15 @@ def convert_command(
         if variant.qualities:
             click.echo()
             show_qualities(variant.qualities, variant.name)
+    for name, repairs in result.repairs.items():
+        click.echo()
+        rows = [(r.step, r.what, f"{r.before_db:.1f}", _db(r.after_db), "yes" if r.kept else "no") for r in repairs]
+        show_table((f"repair of {name}", "what", "dB before", "dB after", "kept"), rows)
     show_findings(result.findings)
+
+
+def _db(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}"
 
 
 def _used(result: ConversionResult) -> str:

@@ -50,6 +50,8 @@ def inspect_preprocessing(path: Path, model: Model, held_out: Samples | None) ->
         return []
     if len(model.outputs[0].shape) != 2 or model.outputs[0].shape[1] < 2:  # no classifier
         return []
+    if not model.inputs[0].dtype.startswith("float"):  # tokens are prepared in one way only
+        return []
     inputs = preprocessed(held_out.of_inputs([model.inputs[0].name]), model.specs)[model.inputs[0].name]
     plain = Model(model.variant, [open_interpreter(path, threads=1)], {})  # nothing is done to its inputs
     return preprocessing_findings(lambda array: np.asarray(plain(array)), inputs, held_out.labels)

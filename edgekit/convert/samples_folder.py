@@ -132,20 +132,21 @@ def _images(files: Sequence[Path]) -> list[np.ndarray]:
     return [levels for levels, _ in read]
 
 
-def read_arrays(path: Path, *, most_bytes: int | None = None) -> dict[str, np.ndarray]:
+def read_arrays(path: Path, *, most_bytes: int) -> dict[str, np.ndarray]:
     """The arrays of a .npz by name, or that of a .npy as `x`; unpacked no larger than `most_bytes`.
 
     Raises InputError; a pickle, which would run code, is no array.
     """
     try:
-        if most_bytes is not None and zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                if sum(member.file_size for member in archive.infolist()) > most_bytes:
-                    raise ValueError(f"it unpacks to more than {most_bytes >> 20} MiB")
         loaded = np.load(path, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
             return {"x": loaded}
         with loaded:
+            unpacked = sum(member.file_size for member in loaded.zip.infolist())
+            if unpacked > most_bytes:  # a bomb
+                raise ValueError(
+                    f"{unpacked / 2**30:.1f} GiB of arrays, {most_bytes / 2**30:.1f} GiB can be worked with"
+                )
             return {name: _plain(loaded[name]) for name in loaded.files}
     except _DAMAGED as error:
         raise InputError(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgekit.errors import BundleError, InputError, PreprocessError
-from edgekit.runner.interpreter import open_interpreter
+from edgekit.runner.interpreter import invoke, open_interpreter
 
 if TYPE_CHECKING:  # imported where they are used: a program that only imports the runner does not wait for them
     from pathlib import Path
@@ -136,7 +136,7 @@ class _Lane:
         for (index, tensor, encode, _), sample in zip(self._inputs, samples):
             content = _as_is(tensor, sample) if raw_in else encode(sample)
             interpreter.set_tensor(index, _shaped(content, tensor))
-        interpreter.invoke()
+        invoke(interpreter)
         answers = []
         for index, decode, has_batch in self._outputs:
             answer = interpreter.get_tensor(index)
@@ -156,7 +156,7 @@ class _Lane:
             for content in zip(*contents):
                 for (index, tensor, _, _), value in zip(self._inputs, content):
                     interpreter.set_tensor(index, _shaped(value, tensor))
-                interpreter.invoke()
+                invoke(interpreter)
                 for answers, (index, _, _) in zip(found, self._outputs):
                     answers.append(interpreter.get_tensor(index))
         batches = []
