@@ -12,7 +12,7 @@ from edgekit.cli.inspect import show_qualities
 from edgekit.cli.lint import show_findings
 from edgekit.cli.show import json_option, show_facts, show_json, showing_progress, size_text
 from edgekit.cli.targets import TARGET
-from edgekit.convert.modes import AUTO, METRICS, MODES, POLICIES
+from edgekit.convert.modes import AUTO, END_TYPES, METRICS, MODES, POLICIES
 
 if TYPE_CHECKING:
     from edgekit.convert import ConversionResult
@@ -63,6 +63,13 @@ FILE = click.Path(path_type=Path)
     default=AUTO,
     help=f"How activations get their ranges: {', '.join(POLICIES)}, or (default) auto: the best on samples held out.",
 )
+@click.option(
+    "--input-type",
+    type=click.Choice(END_TYPES),
+    default="int8",
+    help="What goes into mode int8: int8 (default), or uint8: raw camera bytes, older Coral programs.",
+)
+@click.option("--output-type", type=click.Choice(END_TYPES), default="int8", help="What comes out of mode int8.")
 @click.option("--name", help="The bundle's name; default: the model file's.")
 @click.option("--metric", metavar="NAME|FILE.py:FUNCTION", help=METRIC)
 @click.option(

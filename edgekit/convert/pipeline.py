@@ -18,6 +18,7 @@ from edgekit.convert.choose import Tried
 from edgekit.convert.compare import Comparison, compare_models
 from edgekit.convert.cost import macs
 from edgekit.convert.describe import operator_counts, per_channel_weights
+from edgekit.convert.ends import check_ends, with_ends
 from edgekit.convert.finding import Finding
 from edgekit.convert.flatbuffer import read_model
 from edgekit.convert.frontend import Converted, model_kind, to_float_tflite
@@ -78,6 +79,8 @@ def convert(
     labels: Path | None = None,
     modes: Sequence[str] = ("int8",),
     ranges: str = AUTO,
+    input_type: str = "int8",
+    output_type: str = "int8",
     max_samples: int = MAX_SAMPLES,
     metric: str | None = None,
     max_drop: float = MAX_DROP,
@@ -91,7 +94,8 @@ def convert(
     """A bundle in `output` with a variant of `model` for each of `modes` (modes.MODES), the first one its default.
 
     `samples` (see `read_samples`) are raw inputs as the device will meet them; `spec` (TOML) says how they become what
-    the model sees. `ranges` is a policy (modes.POLICIES), or the best of them by samples held out. `evaluate` adds
+    the model sees. `input_type` and `output_type` (modes.END_TYPES) are those of the mode int8 only.
+    `ranges` is a policy (modes.POLICIES), or the best of them by samples held out. `evaluate` adds
     labels (`y`) and a task metric. Each file is checked operator by operator, the float one against the source model,
     and each variant may lose `max_drop` beside float (edgekit.convert.gate says of what; `metric` chooses it). With
     `strict` a warning of the lint is an error. Raises InputError, ConversionError (QualityLost), MissingLibrary; no
@@ -99,6 +103,7 @@ def convert(
     """
     model_kind(model)
     check_modes(modes)
+    check_ends(input_type, output_type, modes)
     check_output(output)
     check_options(metric, max_drop, labelled=evaluate is not None)
     page = report_path(output) if report is True else report or None
@@ -121,6 +126,7 @@ def convert(
         inspection = inspect_float(source.float_model, seen, board)
         check_strict(inspection.findings, strict)
         made = _make(model, source, modes, seen, folder / "variants", ranges, timeout_s, progress)
+        made = with_ends(made, input_type, output_type, folder / "ends", timeout_s=timeout_s)
         progress("measure")
         models = {one.mode: _open(one, specs, board) for one in made}
         float_model = models.get("float32") or _open(Made("float32", source.float_model, None, "", ()), specs, board)
