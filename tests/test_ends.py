@@ -125,7 +125,7 @@ def test_a_model_of_tokens_has_no_uint8_input(tmp_path):
     path.write_bytes(identity("int32", scale=None))
 
     with pytest.raises(ConversionError, match="no input is uint8: 'in' is int32"):
-        with_ends((Made("int8", path, None, "", ()),), "uint8", "int8", tmp_path / "e")
+        with_ends(Made("int8", path, None, "", ()), tmp_path / "e", input_type="uint8", output_type="int8")
 
 
 def test_an_output_that_is_read_again_and_given_twice_stays_one_tensor(tmp_path):

@@ -10,9 +10,9 @@ import click
 
 from edgekit.cli.inspect import show_qualities
 from edgekit.cli.lint import show_findings
-from edgekit.cli.show import json_option, show_facts, show_json, showing_progress, size_text
+from edgekit.cli.show import json_option, show_facts, show_json, show_table, showing_progress, size_text
 from edgekit.cli.targets import TARGET
-from edgekit.convert.modes import AUTO, END_TYPES, METRICS, MODES, POLICIES
+from edgekit.convert.modes import AUTO, END_TYPES, LEVELS, METRICS, MODES, POLICIES
 
 if TYPE_CHECKING:
     from edgekit.convert import ConversionResult
@@ -70,6 +70,14 @@ FILE = click.Path(path_type=Path)
     help="What goes into mode int8: int8 (default), or uint8: raw camera bytes, older Coral programs.",
 )
 @click.option("--output-type", type=click.Choice(END_TYPES), default="int8", help="What comes out of mode int8.")
+@click.option("--recipe", type=FILE, help="TOML: which operators of --mode mixed stay float.")
+@click.option(
+    "--repair",
+    type=click.Choice(LEVELS),
+    metavar="LEVEL",
+    default="mixed",
+    help="If the gate refuses int8: none gives up, int8 repairs it, mixed (default) may leave operators in float.",
+)
 @click.option("--name", help="The bundle's name; default: the model file's.")
 @click.option("--metric", metavar="NAME|FILE.py:FUNCTION", help=METRIC)
 @click.option(
@@ -117,6 +125,7 @@ def convert_command(
                 "calibration_count": result.calibration_count,
                 "per_channel_weights": result.per_channel_weights,
                 "tried": result.tried,
+                "repairs": result.repairs,
                 "variants": result.variants,
                 "verdicts": result.verdicts,
                 "layers": {name: comparison.layers for name, comparison in result.comparisons.items()},
@@ -143,7 +152,15 @@ def convert_command(
         if variant.qualities:
             click.echo()
             show_qualities(variant.qualities, variant.name)
+    for name, repairs in result.repairs.items():
+        click.echo()
+        rows = [(r.step, r.what, f"{r.before_db:.1f}", _db(r.after_db), "yes" if r.kept else "no") for r in repairs]
+        show_table((f"repair of {name}", "what", "dB before", "dB after", "kept"), rows)
     show_findings(result.findings)
+
+
+def _db(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}"
 
 
 def _settled(curve: Sequence[tuple[int, float]]) -> str:

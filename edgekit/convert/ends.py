@@ -1,4 +1,4 @@
-"""uint8 instead of int8 at the ends of a full-int8 model: what cameras give and older programs want, with the same answers.
+"""uint8 instead of int8 at the ends of a model: what cameras give and older programs want, with the same answers.
 
 As TFLiteConverter's inference_input_type = tf.uint8 has it: a QUANTIZE between them, the same scale, a zero point 128
 higher. So the two forms of a value differ in their highest bit, and nothing is rounded.
@@ -14,12 +14,12 @@ from typing import Any
 
 from edgekit.convert.describe import full_int8_findings
 from edgekit.convert.flatbuffer import read_model
-from edgekit.convert.modes import END_TYPES
+from edgekit.convert.modes import END_TYPES, MIXED
 from edgekit.convert.quantize import check_runs
 from edgekit.convert.variants import Made
 from edgekit.errors import ConversionError, InputError
 
-MODE = "int8"  # the only mode whose ends have a choice: the others promise float or int16
+OF_MODES = ("int8", MIXED)  # whose ends have a choice: the others promise float or int16
 
 
 def check_ends(input_type: str, output_type: str, modes: Sequence[str]) -> None:
@@ -27,34 +27,27 @@ def check_ends(input_type: str, output_type: str, modes: Sequence[str]) -> None:
     for option, asked in (("--input-type", input_type), ("--output-type", output_type)):
         if asked not in END_TYPES:
             raise InputError(f"{option} {asked} is not there", hint=f"there are: {', '.join(END_TYPES)}")
-        if asked != "int8" and MODE not in modes:
-            raise InputError(f"{option} {asked} is for mode {MODE}", hint=f"add --mode {MODE}, or leave {option} out")
+        if asked != "int8" and not set(OF_MODES) & set(modes):
+            raise InputError(f"{option} {asked} is for mode int8", hint=f"add --mode int8, or leave {option} out")
 
 
-def with_ends(
-    made: Sequence[Made], input_type: str, output_type: str, folder: Path, *, timeout_s: float = 600.0
-) -> tuple[Made, ...]:
-    """The variants, the int8 one with such inputs and outputs, in `folder`; the others as they are.
+def with_ends(made: Made, folder: Path, *, input_type: str, output_type: str, timeout_s: float = 600.0) -> Made:
+    """The variant with such inputs and outputs, in `folder`; one of other modes, and with int8 for both, as it is.
 
     Raises ConversionError where there is no int8 input, or output, that could be changed, such as tokens.
     """
-    if (input_type, output_type) == ("int8", "int8"):
-        return tuple(made)
-    changed = []
-    for one in made:
-        if one.mode == MODE:
-            folder.mkdir(parents=True, exist_ok=True)
-            path = folder / f"{one.mode}.tflite"
-            path.write_bytes(changed_ends(one.path.read_bytes(), input_type, output_type))
-            _check(path, input_type, output_type)
-            check_runs(path, folder / "check", timeout_s=timeout_s)
-            one = replace(one, path=path)
-        changed.append(one)
-    return tuple(changed)
+    if made.mode not in OF_MODES or (input_type, output_type) == ("int8", "int8"):
+        return made
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{made.mode}.tflite"
+    path.write_bytes(changed_ends(made.path.read_bytes(), input_type, output_type))
+    _check(path, made.mode, input_type, output_type)
+    check_runs(path, folder / "check", timeout_s=timeout_s)
+    return replace(made, path=path)
 
 
 def changed_ends(content: bytes, input_type: str, output_type: str) -> bytes:
-    """A full-int8 .tflite with such ends."""
+    """A .tflite whose int8 inputs and outputs are of these types."""
     from ai_edge_litert import schema_py_generated as schema
 
     from edgekit.convert.rewrite import packed, unpacked
@@ -109,11 +102,11 @@ def _code(model: Any, schema: Any) -> int:
     return len(model.operatorCodes) - 1
 
 
-def _check(path: Path, input_type: str, output_type: str) -> None:
+def _check(path: Path, mode: str, input_type: str, output_type: str) -> None:
     """ConversionError unless the file keeps what was asked for: such ends, and int8 between them."""
     model = read_model(path)
     graph = model.subgraphs[0]
-    findings = full_int8_findings(model)
+    findings = full_int8_findings(model) if mode == "int8" else []
     for side, indexes, wanted in (("input", graph.inputs, input_type), ("output", graph.outputs, output_type)):
         if wanted != "int8" and wanted not in [graph.tensors[index].dtype for index in indexes]:
             told = ", ".join(f"'{graph.tensors[index].name}' is {graph.tensors[index].dtype}" for index in indexes)

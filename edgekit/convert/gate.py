@@ -149,13 +149,17 @@ def _same_class(float_scores: Array, int8_scores: Array, tie: float) -> Array:
     return np.asarray((before == after) | undecided, np.float64)
 
 
-def refusal(verdict: Verdict, losers: Sequence[str], *, report: str = "", clipped: bool = False) -> QualityLost:
-    """The error for a verdict that is not passed: which metric, which layers, what to try."""
+def refusal(
+    verdict: Verdict, losers: Sequence[str], *, report: str = "", clipped: bool = False, repairs: Sequence[str] = ()
+) -> QualityLost:
+    """The error for a verdict that is not passed: which metric, which layers, which repairs were tried, what is left."""
     where = f"; it loses most in {', '.join(losers)}" if losers else ""
     doubt = f" ({verdict.doubt})" if verdict.doubt else ""
     tries = ["give more --samples, of every kind that the device will meet"]
     if clipped:
         tries = ["the ranges are too narrow in these layers: " + tries[0]]
+    if repairs:
+        tries = [f"repairs tried: {', '.join(repairs)}; what is left is training on with int8 in mind", *tries]
     tries += ["check that --preprocess is what the model was trained with"]
     if verdict.unit != "dB" and verdict.measured < 10:  # beyond, nobody would
         tries += [f"or allow it: --max-drop {_rounded_up(verdict.measured):g}"]

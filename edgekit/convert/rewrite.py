@@ -79,21 +79,24 @@ def prepare(model: Any) -> bool:
 def without_softmax(model: Any) -> bool:
     """Takes the SOFTMAX off whose answer is the model's only one, and says whether there was one.
 
-    A DEQUANTIZE behind it, for a float output of an int8 model, stays and gets what the SOFTMAX got.
+    A DEQUANTIZE behind it, for a float output of an int8 model, stays and gets what the SOFTMAX got. A QUANTIZE behind it,
+    for an int8 output of a float SOFTMAX, goes with it: its scale is that of probabilities.
     """
     graph = model.subgraphs[0]
     if len(graph.outputs) != 1:
         return False
     by_output = {operator.outputs[0]: operator for operator in graph.operators if len(operator.outputs) == 1}
     last = by_output.get(graph.outputs[0])
-    behind = last if last is not None and _code(model, last) == schema.BuiltinOperator.DEQUANTIZE else None
+    bridges = (schema.BuiltinOperator.DEQUANTIZE, schema.BuiltinOperator.QUANTIZE)
+    behind = last if last is not None and _code(model, last) in bridges else None
     softmax = by_output.get(behind.inputs[0]) if behind is not None else last
     if softmax is None or _code(model, softmax) != schema.BuiltinOperator.SOFTMAX or softmax.inputs[0] in graph.inputs:
         return False
     graph.operators = [operator for operator in graph.operators if operator is not softmax]
-    if behind is not None:
+    if behind is not None and _code(model, behind) == schema.BuiltinOperator.DEQUANTIZE:
         behind.inputs = np.array([softmax.inputs[0]], np.int32)
         return True
+    graph.operators = [operator for operator in graph.operators if operator is not behind]
     graph.outputs = np.array([softmax.inputs[0]], np.int32)
     for signature in model.signatureDefs or ():
         for entry in signature.outputs:
