@@ -30,7 +30,7 @@ from edgekit.convert.ladder import Repair, check_level
 from edgekit.convert.lint import runtime_findings
 from edgekit.convert.modes import AUTO
 from edgekit.convert.proof import Proof
-from edgekit.convert.provenance import digests, litert_version, model_name
+from edgekit.convert.provenance import by_name, commits, digests, litert_version, model_name
 from edgekit.convert.recipe import Rule, read_recipe
 from edgekit.convert.report import About, refused, report_path, write_report
 from edgekit.convert.samples import Samples, check_fit, preprocessed, read_samples, read_specs, specs_by_array
@@ -167,6 +167,7 @@ def convert(
         check_strict(findings, strict)
         quantizers = {f"quantizer of {one.mode}": one.made_by for one in made if one.made_by}
         made_by = {"edgekit": __version__, "python": platform.python_version()}
+        given = by_name(model=model, samples=samples, evaluate=evaluate, preprocess=spec, labels=labels, recipe=recipe)
         about = About(
             title=name or model_name(model),
             command=tuple(command),
@@ -174,9 +175,8 @@ def convert(
             labels=tuple(class_names),
             preprocess={n: preprocess.spec_fields(s) for n, s in float_model.specs.items()},
             made_by={**made_by, **source.versions, **quantizers, **litert_version()},
-            made_from=digests(
-                model=model, samples=samples, evaluate=evaluate, preprocess=spec, labels=labels, recipe=recipe
-            ),
+            made_from=digests(given),
+            commits=commits(given),
             warnings=cautions(raw, comparisons, float_model, class_names, source.fixed_sizes),
             policies=tuple(asdict(tried) for one in made for tried in one.tried),
             repairs=tuple(asdict(each) for one in proved for each in one.repairs),
@@ -254,6 +254,7 @@ def _manifest(about: About, board: Target | None, variants: tuple[Variant, ...],
         files={},
         made_by=about.made_by,
         made_from=about.made_from,
+        commits=about.commits,
         command=about.command,
     )
 
