@@ -32,6 +32,15 @@ METRIC = f"{', '.join(METRICS)}; NAME@OUTPUT of several outputs; or your own. De
 FILE = click.Path(path_type=Path)
 
 
+def samples_used(text: str) -> int | None:
+    """What --max-samples means; `auto` is None."""
+    if text == "auto":
+        return None
+    if not text.isascii() or not text.isdigit() or int(text) < 2:
+        raise click.BadParameter(f"{text!r} is neither auto nor a number of at least 2")
+    return int(text)
+
+
 @click.command("convert", epilog=EXAMPLES)
 @click.argument("model", type=FILE)
 @click.option(
@@ -42,7 +51,11 @@ FILE = click.Path(path_type=Path)
     "--evaluate", type=FILE, help="Held-out inputs with labels (npz, CSV: y; folders: classes): the task metric."
 )
 @click.option(
-    "--max-samples", type=click.IntRange(min=2), default=500, show_default=True, help="Used for ranges at most."
+    "--max-samples",
+    type=samples_used,
+    default="auto",
+    metavar="N|auto",
+    help="Samples that make ranges, at most; default: auto, as many (to 500) as it takes until ranges no longer grow.",
 )
 @click.option("--target", type=TARGET, help="The kind of board (see edgekit targets); default: any.")
 @click.option("--preprocess", "spec", type=FILE, help="TOML: how a raw input becomes what the model sees.")
@@ -123,6 +136,7 @@ def convert_command(
                 "variant_bytes": result.variant_bytes,
                 "float_difference": result.float_difference,
                 "calibration_count": result.calibration_count,
+                "sample_count": result.sample_count,
                 "per_channel_weights": result.per_channel_weights,
                 "tried": result.tried,
                 "repairs": result.repairs,
@@ -142,7 +156,8 @@ def convert_command(
             ("bundle", f"{result.bundle.path} ({result.bundle.id})"),
             ("size", ", ".join([f"{size_text(result.float_bytes)} float", *sizes])),
             ("float .tflite", f"within {result.float_difference:.1e} of the source model, relative"),
-            ("calibrated on", f"{result.calibration_count} samples{_settled(result.convergence)}"),
+            ("calibrated on", f"{_used(result)}{_settled(result.convergence)}"),
+            *((("ranges grow", _grown(result.convergence)),) if result.convergence else ()),
             *_variant_facts(result),
             *((f"gate {name}", f"passed: {verdict.sentence}") for name, verdict in result.verdicts.items()),
             *((("report", result.report),) if result.report else ()),
@@ -161,6 +176,17 @@ def convert_command(
 
 def _db(value: float | None) -> str:
     return "" if value is None else f"{value:.1f}"
+
+
+def _used(result: ConversionResult) -> str:
+    """`128 of 500 samples`."""
+    used, read = result.calibration_count, result.sample_count
+    return f"{used} samples" if used == read else f"{used} of {read} samples"
+
+
+def _grown(curve: Sequence[tuple[int, float]]) -> str:
+    """`1: 34 %, ..., 64: 97 %, 128: 100 %`: how much of the ranges so many samples make."""
+    return ", ".join(f"{count}: {share:.0%}" for count, share in curve) + " of their width, by samples"
 
 
 def _settled(curve: Sequence[tuple[int, float]]) -> str:

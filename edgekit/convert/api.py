@@ -9,10 +9,11 @@ from typing import Any
 
 from edgekit.convert.gate import MAX_DROP
 from edgekit.convert.modes import AUTO
-from edgekit.convert.pipeline import MAX_SAMPLES, ConversionResult
+from edgekit.convert.pipeline import ConversionResult
 from edgekit.convert.pipeline import convert as convert_files
 from edgekit.convert.samples import Samples
 from edgekit.convert.samples_memory import samples_of
+from edgekit.convert.settle import MOST
 
 PathLike = str | os.PathLike[str]
 
@@ -23,7 +24,7 @@ def convert(
     samples: Any,
     *,
     evaluate: Any = None,
-    max_samples: int = MAX_SAMPLES,
+    max_samples: int | None = None,
     target: str | None = None,
     preprocess: PathLike | None = None,
     labels: PathLike | None = None,
@@ -45,14 +46,15 @@ def convert(
 
     `samples` and `evaluate` are paths as on the command line (also "file.py:function"), or what is in memory: an array
     (n, ...), a pair (inputs, labels), a mapping of arrays by input name (labels: "y"), or anything that gives one sample
-    after the other, such as a generator or a tf.data.Dataset. `mode` is one mode or several, `report=False` is
+    after the other, such as a generator or a tf.data.Dataset.
+    Without `max_samples` ranges take as many as they need. `mode` is one mode or several, `report=False` is
     `--no-report`, `timeout` is in seconds; `progress` is called with the name of each stage. Raises EdgekitError: what
     the command would print, with its exit code; QualityLost where the gate refuses the model.
     """
     return convert_files(
         Path(model),
         Path(output),
-        _given(samples, "samples", most=max_samples),
+        _given(samples, "samples", most=max_samples or MOST),
         evaluate=None if evaluate is None else _given(evaluate, "evaluate", most=None),
         max_samples=max_samples,
         target=target,

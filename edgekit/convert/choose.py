@@ -9,14 +9,15 @@ from pathlib import Path
 
 import numpy as np
 
-from edgekit.convert.calibrate import Extremes, Feeds, Histograms, measure_extremes, measure_histograms
+from edgekit.convert.calibrate import Extremes, Feeds, Histograms, computed_floats, measure_extremes, measure_histograms
 from edgekit.convert.cost import macs
 from edgekit.convert.flatbuffer import read_model
-from edgekit.convert.held_out import FEWEST, NOT_RUNNING_DB, HeldOut, Tried, some, split
+from edgekit.convert.held_out import EVERY, FEWEST, MOST, NOT_RUNNING_DB, HeldOut, Tried, judge_all, some, split
 from edgekit.convert.modes import AUTO, POLICIES
+from edgekit.convert.prepare import prepare
 from edgekit.convert.quantize import quantize
 from edgekit.convert.ranges import BY_EXTREMES, BY_HISTOGRAMS, Ranges
-from edgekit.convert.rewrite import packed, prepare, unpacked
+from edgekit.convert.rewrite import packed, unpacked
 from edgekit.convert.selection import spread
 from edgekit.errors import ConversionError, InputError
 
@@ -40,18 +41,27 @@ class Choice:
 
 
 def choose(
-    float_model: Path, mode: str, feeds: Feeds, folder: Path, *, policy: str = AUTO, timeout_s: float = 1800.0
+    float_model: Path,
+    mode: str,
+    feeds: Feeds,
+    folder: Path,
+    *,
+    extremes: Extremes | None = None,
+    policy: str = AUTO,
+    timeout_s: float = 1800.0,
 ) -> Choice:
     """`float_model` in `mode` with the ranges that lose least, by the policy that is asked for or the best of all.
 
-    `feeds` are what the model sees. Every fifth sample judges and makes no ranges; then the winner measures
-    all samples, and is taken unless that made it worse (one odd sample among those held out).
+    `feeds` are what the model sees, `extremes` what `float_model` makes of them, if somebody has measured it. Every fifth
+    sample judges and makes no ranges; then the winner measures all samples, and is taken unless that made it worse (one
+    odd sample among those held out).
     Raises InputError for an unknown policy, ConversionError as `quantize` does.
     """
     if policy not in (AUTO, *POLICIES):
         raise InputError(f"no range policy is called {policy!r}", hint=f"there are: {', '.join((AUTO, *POLICIES))}")
     model = prepared(float_model, folder)
-    extremes = measure_extremes(model, feeds)
+    if extremes is None or computed_floats(model) != computed_floats(float_model):  # preparing may add tensors
+        extremes = measure_extremes(model, feeds)
     count = len(extremes.low)
     if policy == AUTO and count >= FEWEST and mode != "int16x8":  # 65,536 steps: to clip costs more than it brings
         return _best(model, mode, feeds, extremes, folder, timeout_s)
@@ -66,11 +76,17 @@ def _best(model: Path, mode: str, feeds: Feeds, extremes: Extremes, folder: Path
     trial = _Trial(model, mode, some(feeds, judges), folder, timeout_s)
     others = extremes.of(rest)
     trial.judge({name: by(others) for name, by in BY_EXTREMES.items()})
-    if macs(read_model(model)) < CHEAP_MACS or best_of(trial.tried).score_db < GOOD_DB:
-        histograms = _histograms(model, some(feeds, rest), others)
+    is_cheap = macs(read_model(model)) < CHEAP_MACS
+    if is_cheap or best_of(trial.tried).score_db < GOOD_DB:
+        histograms = _histograms(model, feeds, extremes, rest)
         trial.judge({name: by(histograms) for name, by in BY_HISTOGRAMS.items()})
     tried = tuple(trial.tried)
     best = best_of(tried)
+    if best.policy != UNCHOSEN:
+        rounds = EVERY - 1 if is_cheap else 1
+        pair = _again(model, mode, feeds, extremes, (UNCHOSEN, best.policy), rounds, folder / "again", timeout_s)
+        tried = tuple(next((two for two in pair if two.policy == one.policy), one) for one in tried)
+        best = best_of(pair)
     if best.policy in BY_HISTOGRAMS:  # of values, not of samples: more samples would tell little more
         place = tried.index(best)
         return Choice(best.policy, trial.ranges[place], trial.paths[place], trial.made_by[place], tried)
@@ -79,6 +95,32 @@ def _best(model: Path, mode: str, feeds: Feeds, extremes: Extremes, folder: Path
     is_last = len(trial.tried) > len(tried) and best_of((trial.tried[-1], best)) is not best
     place = -1 if is_last else tried.index(best)
     return Choice(best.policy, trial.ranges[place], trial.paths[place], trial.made_by[place], tried)
+
+
+def _again(
+    model: Path,
+    mode: str,
+    feeds: Feeds,
+    extremes: Extremes,
+    policies: tuple[str, str],
+    rounds: int,
+    folder: Path,
+    timeout_s: float,
+) -> list[Tried]:
+    """Two policies judged anew, on other fifths of the samples: as many as `rounds`, ranges made of the rest each time.
+
+    What is cut off hurts one sample in a hundred, and much: of the twenty that judged first none may have been hit. Of a
+    network for pairs of pictures the 0.99 quantile had 1.7 dB more than min-max there, and 11 dB less on 1,000 others.
+    """
+    every = np.arange(len(extremes.low))
+    fifths = [every[number::EVERY][:MOST] for number in range(rounds)]  # the last one judged before
+    ranges = []
+    for judges in fifths:
+        rest = np.setdiff1d(every, judges)
+        ranges += [_one(model, some(feeds, rest), extremes.of(rest), policy) for policy in policies]
+    paths = quantize(model, mode, ranges, folder, timeout_s=timeout_s).paths
+    held_out = [HeldOut(model, some(feeds, judges), folder) for judges in fifths]
+    return [judge_all(held_out, paths[number :: len(policies)], policy) for number, policy in enumerate(policies)]
 
 
 def prepared(float_model: Path, folder: Path) -> Path:
@@ -132,9 +174,10 @@ def _one(float_model: Path, feeds: Feeds, extremes: Extremes, policy: str) -> Ra
     """The ranges by one policy, with all the samples."""
     if policy in BY_EXTREMES:
         return BY_EXTREMES[policy](extremes)
-    return BY_HISTOGRAMS[policy](_histograms(float_model, feeds, extremes))
+    return BY_HISTOGRAMS[policy](_histograms(float_model, feeds, extremes, np.arange(len(extremes.low))))
 
 
-def _histograms(model: Path, feeds: Feeds, extremes: Extremes) -> Histograms:
-    chosen = spread(len(extremes.low), HISTOGRAM_MOST)
+def _histograms(model: Path, feeds: Feeds, extremes: Extremes, samples: np.ndarray) -> Histograms:
+    """The values on some of these samples."""
+    chosen = samples[spread(len(samples), HISTOGRAM_MOST)]
     return measure_histograms(model, some(feeds, chosen), extremes.of(chosen))

@@ -197,15 +197,15 @@ def check_fit(raw: Samples, specs: Mapping[str, preprocess.Spec]) -> None:
 
 
 def preprocessed(raw: Mapping[str, np.ndarray], specs: Mapping[str, preprocess.Spec]) -> dict[str, np.ndarray]:
-    """What the model gets to see: each raw sample through its input's spec, (n, ...); integers without a spec stay so."""
-    out = {}
-    for name, array in raw.items():
-        if array.dtype.kind in "iub" and name not in specs:
-            out[name] = array
-        else:
-            spec = specs.get(name, preprocess.Generic())
-            out[name] = np.stack([preprocess.apply(spec, sample) for sample in array])
-    return out
+    """What the model gets to see, (n, ...): each raw sample as `prepared` makes it."""
+    return {name: np.stack([prepared(sample, specs.get(name)) for sample in array]) for name, array in raw.items()}
+
+
+def prepared(sample: np.ndarray, spec: preprocess.Spec | None) -> np.ndarray:
+    """A raw sample through its input's spec, float32; without one whole numbers stay what they are (tokens)."""
+    if spec is None and sample.dtype.kind in "iub":
+        return sample
+    return preprocess.apply(spec or preprocess.Generic(), sample)
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
