@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from edgekit.convert.bias import correct_bias
 from edgekit.convert.blocks import Blocks, measure_noise, smallest
 from edgekit.convert.calibrate import Feeds
 from edgekit.convert.choose import choose, prepared
@@ -107,7 +108,7 @@ class _Ladder:
         self.repairs: list[Repair] = []
 
     def climb(self, level: str) -> Repaired:
-        for step in (self.other_policies, self.equalize):
+        for step in (self.other_policies, self.equalize, self.correct_bias):
             for candidate in self._made_by(step):
                 if self._take(candidate):
                     return Repaired(self.best.made, tuple(self.repairs), None)
@@ -140,6 +141,16 @@ class _Ladder:
             if not count or (number and self.best.step != "equalization"):
                 return
             yield self._chosen("equalization", f"{count} pairs of layers, strength {strength:g}", output, AUTO)
+
+    def correct_bias(self) -> Iterator[_Candidate]:
+        """The mean error of every channel taken out of its bias."""
+        output = self.folder / "bias.tflite"
+        best = self.best
+        count = correct_bias(best.float_model, best.made.path, output, self.rest)
+        if count:
+            yield replace(best, step="bias correction", what=f"{count} layers", made=replace(best.made, path=output))
+        else:
+            self._nothing("bias correction", "no layer has a bias that is off")
 
     def _leave_blocks(self) -> Blocks | None:
         """The smallest part in float that passes, if that is less than half of the work."""
