@@ -8,12 +8,16 @@ import pytest
 pytest.importorskip("ai_edge_litert", reason="pip install 'edgekit[convert]'")
 
 from handmade_model import T, build
+from hypothesis import given as given_values
+from hypothesis import strategies as st
 from model_pair import write_pair
+from real_networks import resnet8
 
 from edgekit.convert.flatbuffer import read_model
 from edgekit.convert.linear import find_layers, find_twins
 from edgekit.convert.observe import observe
-from edgekit.convert.patch import own_constants
+from edgekit.convert.patch import own_constants, pack, unpack
+from edgekit.convert.quantize import quantize
 
 SAME, VALID = 0, 1
 
@@ -95,6 +99,30 @@ def test_twins_are_a_layer_in_float_and_in_int8(tmp_path):
     assert (first.error == 0).all()  # the weights are whole steps
     np.testing.assert_allclose(second.error, -3 / 64)
     assert second.input_scale == 1 / 16
+
+
+def test_four_bit_weights_are_what_litert_makes_of_them(tmp_path):
+    """Every layer of ResNet8: steps times scale beside what the file's own DEQUANTIZE writes."""
+    pytest.importorskip("litert_quantizer", reason="int4 is made by litert-quantizer")
+    model, name, x = resnet8()
+    path = quantize(model, "weights4", [], tmp_path).paths[0]
+    graph = read_model(path).subgraphs[0]
+    every = find_twins(model, path)
+    given = [graph.operators[twins.layer.operator.index].inputs[1] for twins in every]
+    (wanted,) = observe(path, {name: x[:1]}, lambda _, read: [read(index) for index in given])
+
+    assert len(every) == 10
+    for twins, weights in zip(every, wanted, strict=True):
+        np.testing.assert_allclose(twins.steps * twins.scale[:, None], twins.layer.matrix(weights), rtol=1e-6)
+        assert np.abs(twins.steps).max() <= 7
+
+
+@given_values(st.lists(st.integers(-8, 7), max_size=9))
+def test_four_bit_values_are_packed_in_pairs_and_come_back(values):
+    stored = pack(np.array(values, np.int8))
+
+    assert len(stored) == (len(values) + 1) // 2
+    assert unpack(stored, len(values)).tolist() == values
 
 
 def test_what_is_written_to_a_constant_is_in_the_file(tmp_path):

@@ -18,7 +18,7 @@ from edgekit.convert.constants import read_constants
 from edgekit.convert.flatbuffer import read_model
 from edgekit.convert.held_out import HeldOut
 from edgekit.convert.linear import find_twins
-from edgekit.convert.quantize import check_mode
+from edgekit.convert.quantize import check_mode, quantize
 from edgekit.convert.rounding import fed_back, round_weights
 
 
@@ -81,6 +81,22 @@ def test_a_real_network_is_nearer_to_float_on_samples_held_out(tmp_path):
     check_mode(rounded, "int8")
     assert changed <= {index for pair in layers for index in pair}
     assert said[-1] == "round weights, layer 10 of 10"
+
+
+@pytest.mark.parametrize(("mode", "gain_db"), [("weights4", 8), pytest.param("weights8", 5, marks=pytest.mark.slow)])
+def test_where_weights_make_all_the_error_much_is_gained(tmp_path, mode, gain_db):
+    pytest.importorskip("litert_quantizer", reason="these modes are made by litert-quantizer")
+    model, name, x = resnet8()
+    quantized = quantize(model, mode, [], tmp_path / "q").paths[0]
+    output = tmp_path / "q" / "rounded.tflite"
+
+    assert round_weights(model, quantized, output, {name: x[:60]}) == 10
+
+    before, after = HeldOut(model, {name: x[300:400]}, tmp_path).judge([quantized, output], ["", ""])
+    check_mode(output, mode)
+
+    assert after.sqnr_db >= before.sqnr_db + gain_db
+    assert after.same_class >= before.same_class - 0.02  # a picture or two between two classes
 
 
 def separable(path):

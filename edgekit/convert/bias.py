@@ -28,6 +28,7 @@ SAMPLES = 64  # MobileNetV2-96: 16 lose what 32 gain, 100 gain no more
 def correct_bias(float_model: Path, quantized: Path, output: Path, feeds: Feeds, *, samples: int = SAMPLES) -> int:
     """Writes `quantized` with corrected biases to `output`; the number of layers changed, with 0 nothing is written.
 
+    `quantized` is of any mode with int8 or int4 weights; where activations are real numbers, biases are too.
     `feeds` are samples as the model sees them, of which `samples` are used. Layers without a bias, with one that others
     have too, or without a counterpart in the float model stay as they are. Corrected once more, nothing changes but for
     what corrected inputs change. Raises NotAModel as read_model does.
@@ -44,9 +45,10 @@ def correct_bias(float_model: Path, quantized: Path, output: Path, feeds: Feeds,
         assert twins.layer.b is not None
         bias = constants[twins.layer.b]
         wanted = twins.bias + products(twins.layer, twins.error, mean)
-        steps = np.rint(wanted / (twins.scale * twins.input_scale))
-        limits = np.iinfo(bias.dtype)
-        corrected = np.clip(steps, limits.min, limits.max).astype(bias.dtype)
+        if twins.input_scale is not None:
+            limits = np.iinfo(bias.dtype)
+            wanted = np.clip(np.rint(wanted / (twins.scale * twins.input_scale)), limits.min, limits.max)
+        corrected = wanted.astype(bias.dtype)
         changed += not np.array_equal(corrected, bias)
         bias[...] = corrected
     if changed:

@@ -1,4 +1,4 @@
-"""Which of the two nearest steps each int8 weight becomes: what one rounds away, the next ones make good.
+"""Which of the two nearest steps each int8 or int4 weight becomes: what one rounds away, the next ones make good.
 
 Frantar et al. 2022, https://arxiv.org/abs/2210.17323 (GPTQ): the weights of an output channel are rounded one after the
 other, and each one's error goes to those that are still to come, in proportion to how their inputs go together. These are
@@ -8,6 +8,10 @@ That takes 1 to 15 dB off the error that weights make in a layer's output, measu
 that of the activations. SQNR of answers on samples held out, int8 with corrected biases before and after: ResNet8 31.3 and
 31.6 dB, DS-CNN 30.7 and 30.8, MobileNetV2-96 29.9 and 30.4, dense autoencoder 47.1 and 47.7. Tried and worse: to make good
 also what the layers before have lost (ResNet8 27.4 dB).
+
+Where activations are real numbers it is the weights that count. As the quantizer made it, with corrected biases, and rounded
+as well: ResNet8 with int4 weights 7.7, 12.3 and 20.8 dB (float's class for 60, 87 and 94 % of pictures), with int8 weights
+35.1, 40.1 and 45.9 dB; DS-CNN 16.2, 21.3 and 23.8 dB with int4, 41.5, 44.2 and 47.8 dB with int8.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ from edgekit.convert.calibrate import Feeds
 from edgekit.convert.held_out import FEWEST, some, split
 from edgekit.convert.linear import Twins, find_twins
 from edgekit.convert.observe import observe
-from edgekit.convert.patch import own_constants
+from edgekit.convert.patch import own_constants, pack
 from edgekit.convert.selection import spread
 
 SAMPLES = 100
@@ -32,7 +36,6 @@ ROWS_PER_WEIGHT = 4  # and more for layers with many inputs
 DAMPING = 0.1  # added to the inputs' squares, as a share of their mean: 0.01 fits few samples too well
 BLOCK = 128  # weights after which errors go to all that are still to come, instead of to their block only
 MEMORY = 1 << 29  # bytes of inputs kept at a time; more layers than that are done in several runs
-LARGEST = 127  # steps: weights are symmetric
 
 
 def round_weights(
@@ -66,7 +69,8 @@ def round_weights(
             progress(f"round weights, layer {done} of {len(layers)}")
             steps = _rounded(twins, makes, judge, centred=twins.layer.b in constants)
             changed += not np.array_equal(steps, twins.steps)
-            constants[twins.layer.w][...] = twins.layer.weights(steps)
+            weights, stored = twins.layer.weights(steps), constants[twins.layer.w]
+            stored[...] = pack(weights) if stored.dtype == np.uint8 else weights
     if changed:
         output.write_bytes(content)
         correct_bias(float_model, output, output, chosen)
@@ -114,7 +118,7 @@ def _rounded(twins: Twins, made: np.ndarray, judged: np.ndarray, *, centred: boo
         made, judged = made - mean, judged - mean
     wanted = (twins.weights / twins.scale[:, None]).reshape(len(made), -1, made.shape[2])
     before = twins.steps.reshape(wanted.shape)
-    after = fed_back(wanted, _squares(made))
+    after = fed_back(wanted, _squares(made), twins.largest)
     squares = _squares(judged)
     is_better = _error(after - wanted, squares) < _error(before - wanted, squares)
     return np.where(is_better[:, :, None], after, before).astype(np.int8).reshape(twins.steps.shape)
@@ -130,7 +134,7 @@ def _error(off: np.ndarray, squares: np.ndarray) -> np.ndarray:
     return np.asarray(((off @ squares) * off).sum(axis=2))
 
 
-def fed_back(weights: np.ndarray, squares: np.ndarray) -> np.ndarray:
+def fed_back(weights: np.ndarray, squares: np.ndarray, largest: int = 127) -> np.ndarray:
     """`weights` (problems, channels, weights), in steps, rounded so that outputs change little.
 
     `squares` (problems, weights, weights) are the mean products of their inputs. Weights whose inputs are largest come
@@ -150,7 +154,7 @@ def fed_back(weights: np.ndarray, squares: np.ndarray) -> np.ndarray:
         end = min(start + BLOCK, size)
         errors = np.empty_like(left[:, :, start:end])
         for i in range(start, end):
-            steps[:, :, i] = np.clip(np.rint(left[:, :, i]), -LARGEST, LARGEST)
+            steps[:, :, i] = np.clip(np.rint(left[:, :, i]), -largest, largest)
             error = (left[:, :, i] - steps[:, :, i]) / factor[:, None, i, i]
             left[:, :, i:end] -= error[:, :, None] * factor[:, None, i, i:end]
             errors[:, :, i - start] = error
