@@ -14,13 +14,15 @@ from edgekit.convert.choose import Choice, choose, prepared
 from edgekit.convert.held_out import Tried
 from edgekit.convert.mixed import can_be_float, leave_float
 from edgekit.convert.modes import AUTO, MIXED, MODES, WITH_RANGES
-from edgekit.convert.polish import polished
+from edgekit.convert.polish import Polished, polished
 from edgekit.convert.quantize import check_runs, quantize
 from edgekit.convert.recipe import Rule, pick
 from edgekit.convert.tflite_file import fed
 from edgekit.errors import InputError
 from edgekit.runner.interpreter import open_interpreter
 from edgekit.runner.model import describe_variant
+
+COARSE = ("dynamic", "weights8", "weights4")  # whose weights lose enough that a bias can make up for some of it
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,8 @@ def make_variants(
             done = quantize(source, mode, [same.ranges], place, timeout_s=timeout_s)
             choice = replace(same, path=done.paths[0], made_by=done.made_by)
         if mode != "int16x8":
-            choice = polished(choice, float_model, feeds, place / "polish")
+            better = polished(choice.path, prepared(float_model, place), feeds, place / "polish")
+            choice = replace(choice, path=better.path, made_by=_said(choice.made_by, better))
         choices[mode] = choice
         return choice
 
@@ -95,8 +98,16 @@ def make_variants(
             made.append(_mixed(float_model, choice_of("int8"), rules, folder / MIXED, timeout_s))
         else:
             done = quantize(float_model, mode, [], folder / mode, timeout_s=timeout_s)
-            made.append(Made(mode, done.paths[0], None, done.made_by, ()))
+            better = Polished(done.paths[0], "")
+            if mode in COARSE:
+                place, rounding = folder / mode / "polish", mode == "weights4"
+                better = polished(done.paths[0], float_model, feeds, place, rounding=rounding)
+            made.append(Made(mode, better.path, None, _said(done.made_by, better), ()))
     return tuple(made)
+
+
+def _said(made_by: str, better: Polished) -> str:
+    return f"{made_by}, {better.done} by edgekit" if better.done else made_by
 
 
 def as_fed(float_model: Path, samples: Mapping[str, np.ndarray]) -> Feeds:
