@@ -17,7 +17,7 @@ pytest.importorskip("ai_edge_litert", reason="pip install 'edgekit[convert]'")
 
 from edgekit.cli.main import main
 from edgekit.convert import convert
-from edgekit.convert.frontend import model_kind, run_tensorflow
+from edgekit.convert.frontend import model_kind, run_front_end
 from edgekit.convert.metrics import find_metric
 from edgekit.convert.quality import agreement
 from edgekit.convert.samples import Samples, read_samples, read_specs
@@ -332,7 +332,7 @@ def test_neither_the_child_nor_what_it_started_lives_on(child, model, tmp_path, 
     start = time.monotonic()
 
     with pytest.raises(ConversionError, match=r"did not finish|exit code 1"):
-        run_tensorflow(model, "keras", {"x": np.zeros((2, 4))}, tmp_path, timeout_s=0.5)
+        run_front_end(model, "keras", {"x": np.zeros((2, 4))}, tmp_path, timeout_s=0.5)
 
     assert time.monotonic() - start < 5
     pid = int((tmp_path / "pid").read_text())

@@ -26,6 +26,8 @@ Examples:
       --mode int8 --mode float32
   edgekit convert saved_model/ -o bundle --samples photos/ \\
       --preprocess image.toml
+  edgekit convert net.onnx -o bundle --samples photos/ --preprocess image.toml
+  edgekit convert make.py:net -o bundle --samples samples.npz
 """
 SOURCES = ".npz, .npy, a folder of images or WAV files, .csv, .tfrecord, or file.py:function, which is run"
 FILE = click.Path(path_type=Path)
@@ -75,6 +77,7 @@ FILE = click.Path(path_type=Path)
 )
 @click.option("--report", type=FILE, help="The HTML report; default: BUNDLE.report.html, also when int8 is refused.")
 @click.option("--no-report", is_flag=True, help="Write no report.")
+@click.option("--trust", is_flag=True, help="Load a model whose file can bring code of its own, and run that code.")
 @click.option("--strict", is_flag=True, help="A warning of the lint is an error: exit 6, nothing is written.")
 @click.option(
     "--timeout",
@@ -82,14 +85,17 @@ FILE = click.Path(path_type=Path)
     type=click.FloatRange(min=0, min_open=True),
     default=1800.0,
     show_default=True,
-    help="Seconds TensorFlow may take.",
+    help="Seconds a converter may take.",
 )
 @json_option
 @click.pass_obj
 def convert_command(
     typed: list[str], /, as_json: bool, report: Path | None, no_report: bool, **options: object
 ) -> None:
-    """Make a bundle of MODEL (.keras, .h5, SavedModel, float .tflite): full int8, checked, measured.
+    """Make a bundle of MODEL: full int8, checked, measured.
+
+    MODEL is a .keras or .h5 file, a SavedModel, a .pt2 (torch.export.save), an .onnx, a float .tflite, or file.py:function,
+    which is run and gives a torch.nn.Module. An image model that takes NCHW may have NHWC samples: its .tflite takes NHWC.
 
     Without labels (--evaluate) int8 has to give the float model's class for 95 % of the samples, or reach 10 dB SQNR.
     """

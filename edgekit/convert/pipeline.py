@@ -82,6 +82,7 @@ def convert(
     metric: str | None = None,
     max_drop: float = MAX_DROP,
     strict: bool = False,
+    trust: bool = False,
     report: Path | bool = True,
     name: str | None = None,
     timeout_s: float = 1800.0,
@@ -94,7 +95,7 @@ def convert(
     the model sees. `ranges` is a policy (modes.POLICIES), or the best of them by samples held out. `evaluate` adds
     labels (`y`) and a task metric. Each file is checked operator by operator, the float one against the source model,
     and each variant may lose `max_drop` beside float (edgekit.convert.gate says of what; `metric` chooses it). With
-    `strict` a warning of the lint is an error. Raises InputError, ConversionError (QualityLost), MissingLibrary; no
+    `strict` a warning of the lint is an error; with `trust` code that the model's file brings may run. Raises InputError, ConversionError (QualityLost), MissingLibrary; no
     bundle is written then. `report`: where the HTML report goes, also of a refused model; True: beside the bundle.
     """
     model_kind(model)
@@ -115,7 +116,7 @@ def convert(
     seen = preprocessed({n: a[picked] for n, a in raw.arrays.items()}, by_array)
     with tempfile.TemporaryDirectory(prefix="edgekit-") as scratch:
         folder = Path(scratch)
-        source = to_float_tflite(model, seen, folder, timeout_s=timeout_s, progress=progress)
+        source = to_float_tflite(model, seen, folder, timeout_s=timeout_s, progress=progress, trust=trust)
         _check_same(model, source)
         progress("lint")
         inspection = inspect_float(source.float_model, seen, board)

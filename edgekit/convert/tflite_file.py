@@ -68,6 +68,23 @@ def _with_signature(content: bytes) -> bytes:
     return packed(model)
 
 
+def renamed(content: bytes, inputs: Sequence[str], outputs: Sequence[str]) -> bytes:
+    """The .tflite with its only signature called serving_default, its inputs and outputs by these names, in their order.
+
+    Converters name them by number (args_0, output_0), and list args_10 before args_2.
+    """
+    from edgekit.convert.rewrite import packed, unpacked
+
+    model = unpacked(content)
+    (signature,) = model.signatureDefs
+    signature.signatureKey = SIGNATURE
+    for maps, names in ((signature.inputs, inputs), (signature.outputs, outputs)):
+        maps.sort(key=lambda entry: int(entry.name.rpartition(b"_")[2]))
+        for entry, name in zip(maps, names, strict=True):
+            entry.name = name.encode()
+    return packed(model)
+
+
 def fed(samples: Mapping[str, np.ndarray], inputs: Sequence[Tensor]) -> dict[str, np.ndarray]:
     """What the model sees, (n, ...) by input, as its tensors take it: (n, *shape of the tensor), in their dtype.
 
