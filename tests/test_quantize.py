@@ -12,11 +12,12 @@ pytest.importorskip("ai_edge_litert", reason="pip install 'edgekit[convert]'")
 
 from handmade_model import T, build, classifier, sum_and_product
 
-from edgekit.convert import calibrate, choose, convert, quantize
+from edgekit.convert import calibrate, choose, convert, held_out, quantize
 from edgekit.convert.calibrate import BINS, Extremes, Histograms, measure_extremes, measure_histograms
-from edgekit.convert.choose import Tried, best_of
+from edgekit.convert.choose import best_of
 from edgekit.convert.describe import full_int8_findings
 from edgekit.convert.flatbuffer import read_model
+from edgekit.convert.held_out import Tried
 from edgekit.convert.modes import BACK_ENDS, MODES
 from edgekit.convert.ranges import least_error, min_max, percentile, quantile
 from edgekit.convert.tflite_file import fed, take_tflite
@@ -215,14 +216,14 @@ def test_ranges_that_one_held_out_sample_would_spoil_are_not_widened(model, feed
 
 def test_a_policy_whose_file_litert_refuses_is_out_of_the_running(model, feeds, tmp_path, monkeypatch):
     """Scales can break a kernel's rule; measured on MobileNetV2, with some ranges only."""
-    answers = choose._answers
+    run = held_out.run
 
     def refusing_the_first(path: Path, *rest, **options):
         if path.name.startswith("0.") and path.parent.name == "trial0":
             raise BundleError("no_integer_overflow_from_quantization was not true")
-        return answers(path, *rest, **options)
+        return run(path, *rest, **options)
 
-    monkeypatch.setattr(choose, "_answers", refusing_the_first)
+    monkeypatch.setattr(held_out, "run", refusing_the_first)
     choice = choose.choose(model, "int8", feeds, tmp_path / "c")
 
     assert choice.tried[0] == Tried("min-max", -300.0, -300.0, None, 10)

@@ -10,9 +10,9 @@ import click
 
 from edgekit.cli.inspect import show_qualities
 from edgekit.cli.lint import show_findings
-from edgekit.cli.show import json_option, show_facts, show_json, showing_progress, size_text
+from edgekit.cli.show import json_option, show_facts, show_json, show_table, showing_progress, size_text
 from edgekit.cli.targets import TARGET
-from edgekit.convert.modes import AUTO, MODES, POLICIES
+from edgekit.convert.modes import AUTO, LEVELS, METRICS, MODES, POLICIES
 
 if TYPE_CHECKING:
     from edgekit.convert import ConversionResult
@@ -30,6 +30,7 @@ Examples:
   edgekit convert make.py:net -o bundle --samples samples.npz
 """
 SOURCES = ".npz, .npy, a folder of images or WAV files, .csv, .tfrecord, or file.py:function, which is run"
+METRIC = f"{', '.join(METRICS)}; NAME@OUTPUT of several outputs; or your own. Default: what fits y."
 FILE = click.Path(path_type=Path)
 
 
@@ -64,10 +65,16 @@ FILE = click.Path(path_type=Path)
     default=AUTO,
     help=f"How activations get their ranges: {', '.join(POLICIES)}, or (default) auto: the best on samples held out.",
 )
-@click.option("--name", help="The bundle's name; default: the model file's.")
+@click.option("--recipe", type=FILE, help="TOML: which operators of --mode mixed stay float.")
 @click.option(
-    "--metric", metavar="NAME|FILE.py:FUNCTION", help="top-1, top-5, auc, f1, mae or your own; default: what fits y."
+    "--repair",
+    type=click.Choice(LEVELS),
+    metavar="LEVEL",
+    default="mixed",
+    help="If the gate refuses int8: none gives up, int8 repairs it, mixed (default) may leave operators in float.",
 )
+@click.option("--name", help="The bundle's name; default: the model file's.")
+@click.option("--metric", metavar="NAME|FILE.py:FUNCTION", help=METRIC)
 @click.option(
     "--max-drop",
     type=click.FloatRange(0, 100),
@@ -117,6 +124,7 @@ def convert_command(
                 "calibration_count": result.calibration_count,
                 "per_channel_weights": result.per_channel_weights,
                 "tried": result.tried,
+                "repairs": result.repairs,
                 "variants": result.variants,
                 "verdicts": result.verdicts,
                 "layers": {name: comparison.layers for name, comparison in result.comparisons.items()},
@@ -143,7 +151,15 @@ def convert_command(
         if variant.qualities:
             click.echo()
             show_qualities(variant.qualities, variant.name)
+    for name, repairs in result.repairs.items():
+        click.echo()
+        rows = [(r.step, r.what, f"{r.before_db:.1f}", _db(r.after_db), "yes" if r.kept else "no") for r in repairs]
+        show_table((f"repair of {name}", "what", "dB before", "dB after", "kept"), rows)
     show_findings(result.findings)
+
+
+def _db(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}"
 
 
 def _settled(curve: Sequence[tuple[int, float]]) -> str:

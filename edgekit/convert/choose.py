@@ -1,57 +1,31 @@
-"""Which range policy a network gets: each is tried, and judged on samples that did not make its ranges.
-
-A classifier is judged before its last softmax: after it nearly every answer is 0 or 1, and int8 softmax has 256 fixed steps.
-"""
+"""Which range policy a network gets: each is tried, and judged on samples that did not make its ranges."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from edgekit.convert.calibrate import Extremes, Feeds, Histograms, cores, measure_extremes, measure_histograms
+from edgekit.convert.calibrate import Extremes, Feeds, Histograms, measure_extremes, measure_histograms
 from edgekit.convert.cost import macs
 from edgekit.convert.flatbuffer import read_model
+from edgekit.convert.held_out import FEWEST, NOT_RUNNING_DB, HeldOut, Tried, some, split
 from edgekit.convert.modes import AUTO, POLICIES
-from edgekit.convert.quality import answers, sqnr_db
 from edgekit.convert.quantize import quantize
 from edgekit.convert.ranges import BY_EXTREMES, BY_HISTOGRAMS, Ranges
-from edgekit.convert.rewrite import packed, prepare, unpacked, without_softmax
+from edgekit.convert.rewrite import packed, prepare, unpacked
 from edgekit.convert.selection import spread
-from edgekit.errors import BundleError, ConversionError, InputError
-from edgekit.runner.interpreter import open_interpreter
-from edgekit.runner.model import Model, describe_variant
+from edgekit.errors import ConversionError, InputError
 
-HELD_OUT_EVERY = 5  # of the samples, evenly spread: 20 % judge, 80 % make ranges
-FEWEST = 10  # samples, below which none can be spared to judge
-HELD_OUT_MOST = 100  # samples that judge, at most: more do not change the order
 MARGIN_DB = 0.3  # what a policy has to gain to be preferred to one that clips less: held-out samples are few
 HISTOGRAM_MOST = 24  # samples whose values are counted, at most: each has thousands
 # The policies that need histograms take three calibrations' time: tried where that is nothing, or where the others are poor.
 CHEAP_MACS = 100_000_000
 GOOD_DB = 30.0
-NOT_RUNNING_DB = -300.0  # of a policy whose file LiteRT refuses
 UNCHOSEN = "min-max"  # where nothing is tried
-
-
-@dataclass(frozen=True)
-class Tried:
-    """One policy and how it did on held-out samples."""
-
-    policy: str
-    sqnr_db: float  # over all held-out outputs: one clipped answer counts much
-    median_sqnr_db: float  # of single samples: one odd sample does not decide
-    same_class: float | None  # share of samples with float's class; None if the model does not end in a softmax
-    count: int  # samples judged
-
-    @property
-    def score_db(self) -> float:
-        """The mean of the two: the first alone falls for one odd sample, the second does not see clipped ones."""
-        return (self.sqnr_db + self.median_sqnr_db) / 2
 
 
 @dataclass(frozen=True)
@@ -76,7 +50,7 @@ def choose(
     """
     if policy not in (AUTO, *POLICIES):
         raise InputError(f"no range policy is called {policy!r}", hint=f"there are: {', '.join((AUTO, *POLICIES))}")
-    model = _prepared(float_model, folder)
+    model = prepared(float_model, folder)
     extremes = measure_extremes(model, feeds)
     count = len(extremes.low)
     if policy == AUTO and count >= FEWEST and mode != "int16x8":  # 65,536 steps: to clip costs more than it brings
@@ -88,14 +62,12 @@ def choose(
 
 
 def _best(model: Path, mode: str, feeds: Feeds, extremes: Extremes, folder: Path, timeout_s: float) -> Choice:
-    count = len(extremes.low)
-    held_out = np.arange(HELD_OUT_EVERY - 1, count, HELD_OUT_EVERY)
-    rest = np.setdiff1d(np.arange(count), held_out)
-    trial = _Trial(model, mode, _some(feeds, held_out[:: -(-len(held_out) // HELD_OUT_MOST)]), folder, timeout_s)
+    rest, judges = split(len(extremes.low))
+    trial = _Trial(model, mode, some(feeds, judges), folder, timeout_s)
     others = extremes.of(rest)
     trial.judge({name: by(others) for name, by in BY_EXTREMES.items()})
     if macs(read_model(model)) < CHEAP_MACS or best_of(trial.tried).score_db < GOOD_DB:
-        histograms = _histograms(model, _some(feeds, rest), others)
+        histograms = _histograms(model, some(feeds, rest), others)
         trial.judge({name: by(histograms) for name, by in BY_HISTOGRAMS.items()})
     tried = tuple(trial.tried)
     best = best_of(tried)
@@ -109,7 +81,7 @@ def _best(model: Path, mode: str, feeds: Feeds, extremes: Extremes, folder: Path
     return Choice(best.policy, trial.ranges[place], trial.paths[place], trial.made_by[place], tried)
 
 
-def _prepared(float_model: Path, folder: Path) -> Path:
+def prepared(float_model: Path, folder: Path) -> Path:
     """The model as the quantizers want it."""
     folder.mkdir(parents=True, exist_ok=True)
     model = unpacked(float_model.read_bytes())
@@ -141,51 +113,19 @@ class _Trial:
         self.ranges: list[Ranges] = []  # of each
         self.paths: list[Path] = []  # the file made with them
         self.made_by: list[str] = []
-        self._model, self._mode, self._judges, self._folder = model, mode, judges, folder
-        self._timeout_s = timeout_s
-        cut = _before_softmax(model, folder)
-        self._classifies = cut is not None
-        self._wanted = _answers(cut or model, judges, threads=cores())
+        self._model, self._mode, self._folder, self._timeout_s = model, mode, folder, timeout_s
+        self._held_out = HeldOut(model, judges, folder)
 
     def judge(self, policies: Mapping[str, Ranges]) -> None:
         """Makes a file with each of these ranges and adds how it did to `tried`."""
         folder = self._folder / f"trial{len(self.tried)}"
         made = quantize(self._model, self._mode, list(policies.values()), folder, timeout_s=self._timeout_s)
-        with ThreadPoolExecutor(cores()) as pool:
-            for policy, got in zip(policies, pool.map(self._answers, made.paths), strict=True):
-                self.tried.append(judged(policy, self._wanted, got, classifies=self._classifies))
+        self.tried += self._held_out.judge(made.paths, list(policies))
         if max(one.sqnr_db for one in self.tried) <= NOT_RUNNING_DB:
             raise ConversionError("LiteRT runs none of the files", hint="are the samples like those it was trained on?")
         self.ranges += policies.values()
         self.paths += made.paths
         self.made_by += [made.made_by] * len(made.paths)
-
-    def _answers(self, path: Path) -> list[np.ndarray] | None:
-        cut = _before_softmax(path, path.parent) if self._classifies else None
-        try:
-            return _answers(cut or path, self._judges, threads=1)
-        except BundleError:  # such as "no_integer_overflow_from_quantization was not true"
-            return None
-
-
-def _before_softmax(path: Path, folder: Path) -> Path | None:
-    """The model without its last softmax, if it has one, in `folder`."""
-    model = unpacked(path.read_bytes())
-    if not without_softmax(model):
-        return None
-    cut = folder / f"{path.stem}.cut.tflite"
-    cut.write_bytes(packed(model))
-    return cut
-
-
-def judged(policy: str, wanted: Sequence[np.ndarray], got: Sequence[np.ndarray] | None, *, classifies: bool) -> Tried:
-    """How near the answers of a policy's model are to float's; None: it does not run with these ranges."""
-    count = len(wanted[0])
-    if got is None:
-        return Tried(policy, NOT_RUNNING_DB, NOT_RUNNING_DB, 0.0 if classifies else None, count)
-    each = [sqnr_db([w[i] for w in wanted], [g[i] for g in got]) for i in range(count)]
-    same = float(np.mean(wanted[0].argmax(-1) == got[0].argmax(-1))) if classifies else None
-    return Tried(policy, round(sqnr_db(wanted, got), 2), round(float(np.median(each)), 2), same, count)
 
 
 def _one(float_model: Path, feeds: Feeds, extremes: Extremes, policy: str) -> Ranges:
@@ -197,19 +137,4 @@ def _one(float_model: Path, feeds: Feeds, extremes: Extremes, policy: str) -> Ra
 
 def _histograms(model: Path, feeds: Feeds, extremes: Extremes) -> Histograms:
     chosen = spread(len(extremes.low), HISTOGRAM_MOST)
-    return measure_histograms(model, _some(feeds, chosen), extremes.of(chosen))
-
-
-def _some(feeds: Feeds, samples: np.ndarray) -> Feeds:
-    return {name: array[samples] for name, array in feeds.items()}
-
-
-def _answers(path: Path, feeds: Feeds, *, threads: int) -> list[np.ndarray]:
-    """The model's answers to what the model sees, through the runner; float whatever comes out of the file."""
-    interpreter = open_interpreter(path, threads)
-    variant = describe_variant(interpreter, path.name, quantization="trial")
-    inputs = {
-        tensor.name: feeds[tensor.name][:, 0] if tensor.shape[:1] == (1,) else feeds[tensor.name]
-        for tensor in variant.inputs
-    }
-    return answers(Model(variant, [interpreter], {}), inputs)
+    return measure_histograms(model, some(feeds, chosen), extremes.of(chosen))

@@ -6,6 +6,7 @@ import platform
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,7 @@ from edgekit import __version__, preprocess
 from edgekit.bundle import Bundle, Delegate, Manifest, Variant, write_bundle
 from edgekit.convert.arguments import check_alike, check_output, read_labels, unwritable
 from edgekit.convert.cautions import cautions
-from edgekit.convert.choose import Tried
-from edgekit.convert.compare import Comparison, compare_models
+from edgekit.convert.compare import Comparison
 from edgekit.convert.cost import macs
 from edgekit.convert.describe import operator_counts, per_channel_weights
 from edgekit.convert.finding import Finding
@@ -23,14 +23,18 @@ from edgekit.convert.flatbuffer import read_model
 from edgekit.convert.frontend import Converted, model_kind, to_float_tflite
 from edgekit.convert.gate import MAX_DROP, Verdict, check_options
 from edgekit.convert.golden import make_golden
+from edgekit.convert.held_out import Tried
 from edgekit.convert.inspection import check_strict, inspect_float, inspect_preprocessing
+from edgekit.convert.ladder import Repair, check_level
 from edgekit.convert.lint import runtime_findings
 from edgekit.convert.modes import AUTO
+from edgekit.convert.proof import Proof
 from edgekit.convert.provenance import digests, litert_version, model_name
+from edgekit.convert.recipe import Rule, read_recipe
 from edgekit.convert.report import About, refused, report_path, write_report
-from edgekit.convert.samples import check_fit, preprocessed, read_samples, read_specs, specs_by_array
+from edgekit.convert.samples import Samples, check_fit, preprocessed, read_samples, read_specs, specs_by_array
 from edgekit.convert.selection import pick
-from edgekit.convert.variants import Made, check_modes, make_variants
+from edgekit.convert.variants import Made, as_fed, check_modes, make_variants
 from edgekit.errors import ConversionError, PreprocessError
 from edgekit.runner.interpreter import open_interpreter
 from edgekit.runner.model import Model, describe_variant
@@ -55,6 +59,7 @@ class ConversionResult:
     calibration_count: int
     per_channel_weights: tuple[int, int]  # (with a scale for each channel, all) of the default variant's layers
     tried: Mapping[str, tuple[Tried, ...]]  # variant -> every range policy that was tried for it, and how it did
+    repairs: Mapping[str, tuple[Repair, ...]]  # variant -> what was tried after the gate refused it at first
     warnings: tuple[str, ...]
     findings: tuple[Finding, ...]  # of the lint
     convergence: tuple[tuple[int, float], ...]  # (samples, share of the final ranges that they make)
@@ -70,14 +75,16 @@ class ConversionResult:
 def convert(
     model: Path,
     output: Path,
-    samples: Path,
+    samples: Path | Samples,
     *,
-    evaluate: Path | None = None,
+    evaluate: Path | Samples | None = None,
     target: str | None = None,
     spec: Path | None = None,
     labels: Path | None = None,
     modes: Sequence[str] = ("int8",),
     ranges: str = AUTO,
+    recipe: Path | None = None,
+    repair: str = "mixed",
     max_samples: int = MAX_SAMPLES,
     metric: str | None = None,
     max_drop: float = MAX_DROP,
@@ -94,12 +101,16 @@ def convert(
     `samples` (see `read_samples`) are raw inputs as the device will meet them; `spec` (TOML) says how they become what
     the model sees. `ranges` is a policy (modes.POLICIES), or the best of them by samples held out. `evaluate` adds
     labels (`y`) and a task metric. Each file is checked operator by operator, the float one against the source model,
-    and each variant may lose `max_drop` beside float (edgekit.convert.gate says of what; `metric` chooses it). With
-    `strict` a warning of the lint is an error; with `trust` code that the model's file brings may run. Raises InputError, ConversionError (QualityLost), MissingLibrary; no
-    bundle is written then. `report`: where the HTML report goes, also of a refused model; True: beside the bundle.
+    and each variant may lose `max_drop` beside float (edgekit.convert.gate says of what; `metric` chooses it). One that
+    loses more is repaired (edgekit.convert.ladder): `repair` int8 keeps it full int8, mixed may leave operators in float,
+    none gives up at once. `recipe` (TOML) says which operators of mode mixed stay float. With `strict` a warning of the
+    lint is an error. Raises InputError, ConversionError (QualityLost), MissingLibrary; no bundle is written then.
+    `report`: where the HTML report goes, also of a refused model; True: beside the bundle.
     """
     model_kind(model)
-    check_modes(modes)
+    check_modes(modes, recipe)
+    check_level(repair)
+    rules = read_recipe(recipe) if recipe is not None else ()
     check_output(output)
     check_options(metric, max_drop, labelled=evaluate is not None)
     page = report_path(output) if report is True else report or None
@@ -121,22 +132,29 @@ def convert(
         progress("lint")
         inspection = inspect_float(source.float_model, seen, board)
         check_strict(inspection.findings, strict)
-        made = _make(model, source, modes, seen, folder / "variants", ranges, timeout_s, progress)
+        made = _make(model, source, modes, rules, seen, folder / "variants", ranges, timeout_s, progress)
         progress("measure")
-        models = {one.mode: _open(one, specs, board) for one in made}
-        float_model = models.get("float32") or _open(Made("float32", source.float_model, None, "", ()), specs, board)
-        comparisons = {
-            one.mode: compare_models(
-                *(float_model, source.float_model, models[one.mode], one.path, held_out or raw),
-                metric=metric,
-                max_drop=max_drop,
-                has_class_names=bool(class_names),
-                timed=page is not None,
-                variant=one.mode,
-            )
-            for one in made
-            if one.mode != "float32"
-        }
+        open_variant = partial(_open, specs=specs, board=board)
+        proof = Proof(
+            float_model=open_variant(Made("float32", source.float_model, None, "", ())),
+            float_path=source.float_model,
+            samples=held_out or raw,
+            open=open_variant,
+            metric=metric,
+            max_drop=max_drop,
+            class_names=class_names,
+            timed=page is not None,
+        )
+        feeds = as_fed(source.float_model, seen)
+        proved = []
+        for one in made:
+            level = "int8" if repair == "mixed" and "mixed" in modes else repair  # one variant has that name already
+            place = folder / "repairs" / one.mode
+            proved.append(proof.prove(one, feeds, place, repairs=level, timeout_s=timeout_s, progress=progress))
+        made = tuple(one.made for one in proved)
+        float_model = proof.float_model
+        models = {one.made.mode: one.model for one in proved}
+        comparisons = {one.made.mode: one.comparison for one in proved if one.comparison is not None}
         findings = [*inspection.findings, *(f for one in made for f in runtime_findings(read_model(one.path), board))]
         findings += inspect_preprocessing(source.float_model, float_model, held_out)
         findings = list(dict.fromkeys(findings))
@@ -150,9 +168,12 @@ def convert(
             labels=tuple(class_names),
             preprocess={n: preprocess.spec_fields(s) for n, s in float_model.specs.items()},
             made_by={**made_by, **source.versions, **quantizers, **litert_version()},
-            made_from=digests(model=model, samples=samples, evaluate=evaluate, preprocess=spec, labels=labels),
+            made_from=digests(
+                model=model, samples=samples, evaluate=evaluate, preprocess=spec, labels=labels, recipe=recipe
+            ),
             warnings=cautions(raw, comparisons, float_model, class_names, source.fixed_sizes),
             policies=tuple(asdict(tried) for one in made for tried in one.tried),
+            repairs=tuple(asdict(each) for one in proved for each in one.repairs),
             findings=tuple(asdict(finding) for finding in findings),
         )
         _check_gate(comparisons, about, page)
@@ -161,6 +182,7 @@ def convert(
         contents = {f"models/{one.mode}.tflite": one.path.read_bytes() for one in made} | {"golden.npz": golden}
         per_channel = per_channel_weights(read_model(made[0].path))
         float_bytes = source.float_model.stat().st_size
+    contents |= {f"{one.made.mode}.recipe.toml": one.recipe.encode() for one in proved if one.recipe is not None}
     if class_names:
         contents["labels.txt"] = ("\n".join(class_names) + "\n").encode()
     qualities = {n: c.qualities for n, c in comparisons.items()}
@@ -185,6 +207,7 @@ def convert(
         calibration_count=len(picked),
         per_channel_weights=per_channel,
         tried={one.mode: one.tried for one in made},
+        repairs={one.made.mode: one.repairs for one in proved if one.repairs},
         warnings=about.warnings,
         findings=tuple(findings),
         convergence=inspection.convergence,
@@ -208,7 +231,7 @@ def _check_gate(comparisons: Mapping[str, Comparison], about: About, page: Path 
     if failed is not None:
         if page is not None:
             write_report(page, failed, about)
-        raise refused(failed, page)
+        raise refused(failed, page, list(dict.fromkeys(repair["step"] for repair in about.repairs)))
 
 
 def _manifest(about: About, board: Target | None, variants: tuple[Variant, ...], float_model: Model) -> Manifest:
@@ -233,6 +256,7 @@ def _make(
     model: Path,
     source: Converted,
     modes: Sequence[str],
+    rules: Sequence[Rule],
     seen: Mapping[str, np.ndarray],
     folder: Path,
     ranges: str,
@@ -241,13 +265,20 @@ def _make(
 ) -> tuple[Made, ...]:
     try:
         return make_variants(
-            source.float_model, modes, seen, folder, policy=ranges, timeout_s=timeout_s, progress=progress
+            source.float_model,
+            modes,
+            seen,
+            folder,
+            rules=rules,
+            policy=ranges,
+            timeout_s=timeout_s,
+            progress=progress,
         )
     except ConversionError as error:
         raise ConversionError(f"{model}: {error}", hint=error.hint) from error
 
 
-def _open(made: Made, specs: Mapping[str, preprocess.Spec], board: Target | None) -> Model:
+def _open(made: Made, *, specs: Mapping[str, preprocess.Spec], board: Target | None) -> Model:
     """The variant in the runner that will serve it."""
     path = made.path
     interpreter = open_interpreter(path, threads=1)

@@ -57,10 +57,29 @@ def without_ranges(model: Any) -> Any:
 
 
 def prepare(model: Any) -> bool:
-    """Replaces what has no int8 form by what has one and the same answers to the bit; says whether there was any.
+    """Replaces what has no int8 form by what has one and the same answers to the bit; says whether there was any."""
+    return any([_negations_as_products(model), _lookups_as_gathers(model)])
 
-    NEG becomes a product with -1: TensorFlow writes it for layer normalization, no quantizer takes it.
-    """
+
+def _lookups_as_gathers(model: Any) -> bool:
+    """PyTorch's embeddings come as EMBEDDING_LOOKUP, TensorFlow's as GATHER; only the latter is taken by a quantizer."""
+    graph = model.subgraphs[0]
+    lookups = [each for each in graph.operators if _code(model, each) == schema.BuiltinOperator.EMBEDDING_LOOKUP]
+    if not all(graph.tensors[operator.inputs[1]].type == schema.TensorType.FLOAT32 for operator in lookups):
+        return False
+    for operator in lookups:
+        code = model.operatorCodes[operator.opcodeIndex]
+        code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.GATHER
+        code.version = 1
+    for operator in lookups:
+        operator.inputs = np.array([operator.inputs[1], operator.inputs[0]], np.int32)
+        operator.builtinOptionsType = schema.BuiltinOptions.GatherOptions
+        operator.builtinOptions = schema.GatherOptionsT()
+    return bool(lookups)
+
+
+def _negations_as_products(model: Any) -> bool:
+    """NEG becomes a product with -1: TensorFlow writes it for layer normalization, no quantizer takes it."""
     graph = model.subgraphs[0]
     negations = [operator for operator in graph.operators if _code(model, operator) == schema.BuiltinOperator.NEG]
     if not all(graph.tensors[operator.inputs[0]].type == schema.TensorType.FLOAT32 for operator in negations):
@@ -79,21 +98,24 @@ def prepare(model: Any) -> bool:
 def without_softmax(model: Any) -> bool:
     """Takes the SOFTMAX off whose answer is the model's only one, and says whether there was one.
 
-    A DEQUANTIZE behind it, for a float output of an int8 model, stays and gets what the SOFTMAX got.
+    A DEQUANTIZE behind it, for a float output of an int8 model, stays and gets what the SOFTMAX got. A QUANTIZE behind it,
+    for an int8 output of a float SOFTMAX, goes with it: its scale is that of probabilities.
     """
     graph = model.subgraphs[0]
     if len(graph.outputs) != 1:
         return False
     by_output = {operator.outputs[0]: operator for operator in graph.operators if len(operator.outputs) == 1}
     last = by_output.get(graph.outputs[0])
-    behind = last if last is not None and _code(model, last) == schema.BuiltinOperator.DEQUANTIZE else None
+    bridges = (schema.BuiltinOperator.DEQUANTIZE, schema.BuiltinOperator.QUANTIZE)
+    behind = last if last is not None and _code(model, last) in bridges else None
     softmax = by_output.get(behind.inputs[0]) if behind is not None else last
     if softmax is None or _code(model, softmax) != schema.BuiltinOperator.SOFTMAX or softmax.inputs[0] in graph.inputs:
         return False
     graph.operators = [operator for operator in graph.operators if operator is not softmax]
-    if behind is not None:
+    if behind is not None and _code(model, behind) == schema.BuiltinOperator.DEQUANTIZE:
         behind.inputs = np.array([softmax.inputs[0]], np.int32)
         return True
+    graph.operators = [operator for operator in graph.operators if operator is not behind]
     graph.outputs = np.array([softmax.inputs[0]], np.int32)
     for signature in model.signatureDefs or ():
         for entry in signature.outputs:

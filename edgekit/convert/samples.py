@@ -6,7 +6,7 @@ import re
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -63,14 +63,20 @@ class Samples:
         )
 
 
-def read_samples(path: Path, *, with_labels: bool, classes: Sequence[str] = (), most: int | None = None) -> Samples:
+def read_samples(
+    path: Path | Samples, *, with_labels: bool, classes: Sequence[str] = (), most: int | None = None
+) -> Samples:
     """The samples in a .npz (arrays by input name, labels as `y`) or .npy file, a folder of images or of WAV files, a CSV or
-    TFRecord file, or what `file.py:function` gives (which is run).
+    TFRecord file, or what `file.py:function` gives (which is run). Samples that are in memory already are only checked.
 
     `classes` are the names of the labels in their order. Of a folder, a TFRecord and a function at most `most` are read.
     Raises SamplesError for fewer than two samples, for values that are not finite numbers, for arrays of different
     lengths, and with `with_labels` for missing labels; InputError for a file that cannot be read.
     """
+    if isinstance(path, Samples):
+        found = replace(path, labels=padded(path.labels))
+        _check(found.source, found.arrays, found.labels, with_labels)
+        return found
     names: Sequence[str] = ()
     rate = None
     if split_function(path) is not None:
@@ -84,11 +90,30 @@ def read_samples(path: Path, *, with_labels: bool, classes: Sequence[str] = (), 
     else:
         arrays = _read_arrays(path)
         labels = arrays.pop(LABELS, None)
+    labels = padded(labels)
     _check(path, arrays, labels, with_labels)
     return Samples(str(path), arrays, labels, tuple(names), rate)
 
 
-def _check(path: Path, arrays: Mapping[str, np.ndarray], labels: np.ndarray | None, with_labels: bool) -> None:
+def padded(labels: np.ndarray | None) -> np.ndarray | None:
+    """Labels that differ only in how many there are (objects in an image, tokens) as one array, filled up with -1."""
+    if labels is None or labels.dtype != object:
+        return labels
+    rows = [np.asarray(row) for row in labels]
+    if any(row.ndim == 0 or row.dtype.kind not in "fiub" for row in rows):
+        return labels
+    kinds = {row.shape[1:] for row in rows if row.size}
+    if len(kinds) != 1:
+        return labels
+    most, rest = max(map(len, rows)), kinds.pop()
+    full = np.full((len(rows), most, *rest), -1, np.result_type(*(row.dtype for row in rows if row.size), np.int8))
+    for place, row in enumerate(rows):
+        if row.size:
+            full[place, : len(row)] = row
+    return full
+
+
+def _check(path: Path | str, arrays: Mapping[str, np.ndarray], labels: np.ndarray | None, with_labels: bool) -> None:
     if with_labels and labels is None:
         raise SamplesError(
             f"{path} has no labels, only {', '.join(arrays)}",
@@ -111,7 +136,10 @@ def _check(path: Path, arrays: Mapping[str, np.ndarray], labels: np.ndarray | No
         if bad is not None:
             raise SamplesError(f"{path}: {name}[{bad}] is not finite", hint="remove NaN and infinite values")
     if labels is not None and labels.dtype == object:
-        raise SamplesError(f"{path}: labels of different shapes", hint="give every sample a label of the same kind")
+        raise SamplesError(
+            f"{path}: labels of different shapes",
+            hint="give labels of one kind; only how many of them a sample has may differ",
+        )
     lengths = {name: len(array) for name, array in rows.items()}
     if len(set(lengths.values())) > 1:
         told = ", ".join(f"{name}: {length}" for name, length in lengths.items())

@@ -68,14 +68,17 @@ def _with_signature(content: bytes) -> bytes:
     return packed(model)
 
 
-def renamed(content: bytes, inputs: Sequence[str], outputs: Sequence[str]) -> bytes:
-    """The .tflite with its only signature called serving_default, its inputs and outputs by these names, in their order.
+def of_litert_torch(content: bytes, inputs: Sequence[str], outputs: Sequence[str]) -> bytes:
+    """The .tflite without needless TRANSPOSEs, its only signature with these names for its inputs and outputs, in their order.
 
-    Converters name them by number (args_0, output_0), and list args_10 before args_2.
+    litert-torch names them by number (args_0, output_0), and lists args_10 before args_2.
     """
     from edgekit.convert.rewrite import packed, unpacked
+    from edgekit.convert.transposes import without_transposes
 
     model = unpacked(content)
+    if len(model.subgraphs) == 1:
+        without_transposes(model)
     (signature,) = model.signatureDefs
     signature.signatureKey = SIGNATURE
     for maps, names in ((signature.inputs, inputs), (signature.outputs, outputs)):

@@ -27,7 +27,7 @@ from edgekit.convert.fitting import Fitted, Input, Source, fit, narrowed
 from edgekit.convert.float_check import float_difference
 from edgekit.convert.pt2_file import WEIGHTS_ONLY, check_pt2
 from edgekit.convert.samples_function import split_function
-from edgekit.convert.tflite_file import renamed
+from edgekit.convert.tflite_file import of_litert_torch
 from edgekit.errors import ConversionError, EdgekitError, InputError, NotAModel, SamplesError
 
 _FACTORY = "it takes no arguments and gives a torch.nn.Module"
@@ -87,7 +87,7 @@ def convert(kind: str, path: Path, folder: Path, *, trust: bool) -> dict[str, An
         content = _checked(lambda: litert_torch.convert(traced, first).model_content(), "convert")
         names = [one.name for one in fitted]
         float_model = folder / "float.tflite"
-        float_model.write_bytes(renamed(content, names, traced.names))
+        float_model.write_bytes(of_litert_torch(content, names, traced.names))
 
         def answer(given: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
             if source.answer is not None:

@@ -22,6 +22,7 @@ class About:
     warnings: tuple[str, ...] = ()
     # tables, where there is something to tell: a dataclass or a mapping of column to value for each row
     policies: tuple[Any, ...] = ()  # range policies tried
+    repairs: tuple[Any, ...] = ()  # what was tried after the gate refused a variant
     findings: tuple[Any, ...] = ()  # of lint
     variants: tuple[Any, ...] = ()  # of the bundle, if there are several
     unit: str = "CPU"  # where the operators run; for each, once there is more than one
