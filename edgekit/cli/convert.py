@@ -26,7 +26,7 @@ Examples:
       --mode int8 --mode float32
   edgekit convert saved_model/ -o bundle --samples photos/ \\
       --preprocess image.toml
-  edgekit convert net.onnx -o bundle --samples photos/ --preprocess image.toml
+  edgekit convert net.onnx -o bundle --samples samples.npz
   edgekit convert make.py:net -o bundle --samples samples.npz
 """
 SOURCES = ".npz, .npy, a folder of images or WAV files, .csv, .tfrecord, or file.py:function, which is run"

@@ -36,6 +36,7 @@ def convert(
     max_drop: float = MAX_DROP,
     report: PathLike | bool = True,
     strict: bool = False,
+    trust: bool = False,
     timeout: float = 1800.0,
     progress: Callable[..., None] = lambda stage: None,
 ) -> ConversionResult:
@@ -65,6 +66,7 @@ def convert(
         max_drop=max_drop,
         report=report if isinstance(report, bool) else Path(report),
         strict=strict,
+        trust=trust,
         timeout_s=timeout,
         progress=progress,
     )
