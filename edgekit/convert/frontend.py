@@ -7,14 +7,16 @@ TensorFlow takes Keras files and SavedModels (tensorflow_child.py), PyTorch expo
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from edgekit.convert.child import run_child
+from edgekit.convert.loading import Loading
 from edgekit.convert.samples_function import source_file, split_function
 from edgekit.convert.tflite_file import take_tflite
 from edgekit.errors import EdgekitError, MissingLibrary, NotAModel
@@ -38,7 +40,11 @@ _OTHERS = {
     ),
     ".safetensors": ("weights without a model", _MAKE_PT2),
     ".py": ("Python code", "name the function that makes the model: file.py:function"),
-    ".pb": ("a part of a SavedModel, or a frozen graph of TensorFlow 1", "give the SavedModel's folder"),
+    ".pb": (
+        "a frozen graph of TensorFlow 1",
+        "make a SavedModel of it: tf.compat.v1.wrap_function of tf.compat.v1.import_graph_def, pruned to inputs and outputs, "
+        "then tf.saved_model.save(...)",
+    ),
     **dict.fromkeys((".pkl", ".pickle", ".joblib"), ("a pickle, which runs code when it is loaded", _TO_ONNX)),
     **dict.fromkeys(
         (".caffemodel", ".prototxt", ".mlmodel", ".pdmodel", ".params"), ("of another framework", _TO_ONNX)
@@ -108,7 +114,8 @@ def model_kind(path: Path) -> str:
             return "saved_model"
         raise NotAModel(f"{path} is a folder without saved_model.pb", hint="give a SavedModel, a .keras or a .h5 file")
     if not path.is_file():
-        raise NotAModel(f"{source_file(path)} does not exist", hint=f"edgekit converts {TAKEN}")
+        what = "is not a file" if path.exists() else "does not exist"  # a pipe, a device: nothing to wait for
+        raise NotAModel(f"{source_file(path)} {what}", hint=f"edgekit converts {TAKEN}")
     suffix = path.suffix.lower()
     if suffix in _HEADS:
         kind, fits = _HEADS[suffix]
@@ -116,6 +123,8 @@ def model_kind(path: Path) -> str:
             if fits(stream.read(8)):
                 return kind
         raise NotAModel(f"{path} is not a {suffix} file, whatever its name says", hint="was it copied completely?")
+    if path.name == "saved_model.pb":
+        raise NotAModel(f"{path} is a part of a SavedModel", hint=f"give the folder: {path.parent}")
     if suffix in _OTHERS:
         what, hint = _OTHERS[suffix]
         raise NotAModel(f"{path} is {what}; edgekit converts {TAKEN}", hint=hint)
@@ -129,34 +138,36 @@ def to_float_tflite(
     *,
     timeout_s: float,
     progress: Callable[[str], None],
-    trust: bool = False,
+    loading: Loading = Loading(),  # noqa: B008  # frozen
 ) -> Converted:
     """`path`, of whatever kind, as a float .tflite; as `run_front_end`, which a .tflite does not need."""
     kind = model_kind(path)
     if kind != "tflite":
         progress(f"convert with {FRONT_ENDS[kind].name}")
-        return run_front_end(path, kind, samples, folder, timeout_s=timeout_s, trust=trust)
+        return run_front_end(path, kind, samples, folder, timeout_s=timeout_s, loading=loading)
     float_model, fixed_sizes = take_tflite(path, folder, timeout_s=timeout_s)
     return Converted(float_model, 0.0, fixed_sizes, {"numpy": np.__version__})
 
 
 def run_front_end(
-    path: Path, kind: str, samples: Mapping[str, np.ndarray], folder: Path, *, timeout_s: float, trust: bool = False
+    path: Path,
+    kind: str,
+    samples: Mapping[str, np.ndarray],
+    folder: Path,
+    *,
+    timeout_s: float,
+    loading: Loading = Loading(),  # noqa: B008  # frozen
 ) -> Converted:
     """The model as a float .tflite for inputs like `samples` (what the model sees, (n, ...) for each input).
 
-    `folder` takes it, and what the two processes tell each other. With `trust` code that the file brings may run. Raises
-    NotAModel, SamplesError, ConversionError or MissingLibrary.
+    `folder` takes it, and what the two processes tell each other. Raises NotAModel, SamplesError, ConversionError or
+    MissingLibrary.
     """
     front_end = FRONT_ENDS[kind]
     check_installed(front_end)
     np.savez(folder / "samples.npz", **samples)  # type: ignore[arg-type]  # numpy's stub takes the names for options
-    arguments = [
-        kind,
-        str(path.absolute()),
-        str(folder),
-        *(["--trust"] if trust and front_end is not TENSORFLOW else []),
-    ]
+    (folder / "loading.json").write_text(json.dumps(asdict(loading)), "utf-8")
+    arguments = [kind, str(path.absolute()), str(folder)]
     try:
         result = _run(front_end, arguments, folder, timeout_s=timeout_s, doing=f"converting {path}")
     except EdgekitError as error:

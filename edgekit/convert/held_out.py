@@ -52,18 +52,18 @@ class HeldOut:
         self._feeds = feeds
         cut = _before_softmax(float_model, folder)
         self.classifies = cut is not None
-        self._wanted = run(cut or float_model, feeds, threads=cores())
+        self.wanted = run(cut or float_model, feeds, threads=cores())
 
     def judge(self, paths: Sequence[Path], names: Sequence[str]) -> list[Tried]:
         """How each file does, under its name; two at a time where there are two processors."""
         with ThreadPoolExecutor(cores()) as pool:
             got = pool.map(self.answers, paths)
-            return [judged(n, self._wanted, g, classifies=self.classifies) for n, g in zip(names, got, strict=True)]
+            return [judged(n, self.wanted, g, classifies=self.classifies) for n, g in zip(names, got, strict=True)]
 
     def noise(self, path: Path) -> float:
         """The squared error of a file's answers, as a share of the signal; infinite if it does not run."""
         got = self.answers(path)
-        return np.inf if got is None else float(10 ** (-sqnr_db(self._wanted, got) / 10))
+        return np.inf if got is None else float(10 ** (-sqnr_db(self.wanted, got) / 10))
 
     def answers(self, path: Path) -> list[np.ndarray] | None:
         """What the file answers; None if LiteRT refuses it ("no_integer_overflow_from_quantization was not true")."""
@@ -90,6 +90,15 @@ def judged(policy: str, wanted: Sequence[np.ndarray], got: Sequence[np.ndarray] 
     each = [sqnr_db([w[i] for w in wanted], [g[i] for g in got]) for i in range(count)]
     same = float(np.mean(wanted[0].argmax(-1) == got[0].argmax(-1))) if classifies else None
     return Tried(policy, round(sqnr_db(wanted, got), 2), round(float(np.median(each)), 2), same, count)
+
+
+def judge_all(held_out: Sequence[HeldOut], paths: Sequence[Path], policy: str) -> Tried:
+    """How a policy does where each of its files is judged by samples of its own, all of them taken together."""
+    got = [each.answers(path) for each, path in zip(held_out, paths, strict=True)]
+    wanted = [np.concatenate(parts) for parts in zip(*(each.wanted for each in held_out), strict=True)]
+    answered = [one for one in got if one is not None]
+    whole = [np.concatenate(parts) for parts in zip(*answered, strict=True)] if len(answered) == len(got) else None
+    return judged(policy, wanted, whole, classifies=held_out[0].classifies)
 
 
 def some(feeds: Feeds, samples: np.ndarray) -> Feeds:

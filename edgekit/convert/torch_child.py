@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import json
 import os
 import sys
 import traceback
@@ -54,11 +55,12 @@ class Traced(torch.nn.Module):  # type: ignore[misc]  # mypy does not look into 
         return tuple(named.values())
 
 
-def main(kind: str, path: Path, folder: Path, trust: bool) -> None:
+def main(kind: str, path: Path, folder: Path) -> None:
     """Converts, and leaves the result, or the error, in `folder`."""
     end_with_parent()
     warnings.simplefilter("ignore")
     try:
+        trust = json.loads((folder / "loading.json").read_text("utf-8"))["trust"]
         report(folder, convert(kind, path, folder, trust=trust))
     except EdgekitError as error:
         report(folder, error)
@@ -227,4 +229,4 @@ def _first_line(error: BaseException | None) -> str:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), "--trust" in sys.argv[4:])
+    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))

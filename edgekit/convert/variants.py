@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from edgekit.convert.calibrate import Feeds
+from edgekit.convert.calibrate import Extremes, Feeds
 from edgekit.convert.choose import Choice, choose, prepared
 from edgekit.convert.held_out import Tried
 from edgekit.convert.mixed import can_be_float, leave_float
@@ -53,32 +54,35 @@ def make_variants(
     folder: Path,
     *,
     rules: Sequence[Rule] = (),
+    extremes: Extremes | None = None,
     policy: str = AUTO,
     timeout_s: float = 1800.0,
     progress: Callable[[str], None] = lambda stage: None,
 ) -> tuple[Made, ...]:
     """`float_model` in each of `modes`, calibrated on `samples` (what the model sees, (n, ...) by input).
 
-    `rules` say what stays float in mode mixed, which is int8 for the rest.
+    `rules` say what stays float in mode mixed, which is int8 for the rest. `extremes` are those of `float_model` on the
+    samples, if they were measured already.
     """
     feeds = as_fed(float_model, samples)
+    chosen = partial(choose, float_model, feeds=feeds, extremes=extremes, policy=policy, timeout_s=timeout_s)
     made: list[Made] = []
     choices: dict[str, Choice] = {}
     for mode in modes:
         progress(f"quantize to {mode}")
         if mode == MIXED:
             if "int8" not in choices:
-                place = folder / "int8"
-                choices["int8"] = choose(float_model, "int8", feeds, place, policy=policy, timeout_s=timeout_s)
+                choices["int8"] = chosen(mode="int8", folder=folder / "int8")
             made.append(_mixed(float_model, choices["int8"], rules, folder / MIXED, timeout_s))
             continue
         same = choices.get({"int8": "int8-float-io", "int8-float-io": "int8"}.get(mode, ""))
         if mode in WITH_RANGES and same is None:
-            choice = choices[mode] = choose(float_model, mode, feeds, folder / mode, policy=policy, timeout_s=timeout_s)
+            choice = choices[mode] = chosen(mode=mode, folder=folder / mode)
             made.append(Made(mode, choice.path, choice.policy, choice.made_by, choice.tried))
             continue
         # the two forms of int8 are the same inside: what was found for one holds for the other
-        done = quantize(float_model, mode, [same.ranges] if same else [], folder / mode, timeout_s=timeout_s)
+        source = prepared(float_model, folder / mode) if same else float_model  # as what the ranges were measured on
+        done = quantize(source, mode, [same.ranges] if same else [], folder / mode, timeout_s=timeout_s)
         of_ranges = (same.policy, done.made_by, same.tried) if same else (None, done.made_by, ())
         made.append(Made(mode, done.paths[0], *of_ranges))
     return tuple(made)
