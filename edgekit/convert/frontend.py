@@ -91,7 +91,7 @@ PYTORCH = FrontEnd(
     ("torch", "litert_torch"),
     "torch",
     "SIGKILL: too little memory; else report it with the model",
-    {"USE_TF": "0", "HF_HUB_OFFLINE": "1", "TORCHDYNAMO_DISABLE": "1", **_NO_GPU},
+    _NO_GPU,
 )
 ONNX = FrontEnd(
     "ONNX", PYTORCH.module, (*PYTORCH.imports, "onnx", "onnxruntime"), "onnx", PYTORCH.crash, PYTORCH.environment

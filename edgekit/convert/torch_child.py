@@ -19,7 +19,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import litert_torch
 import numpy as np
 import torch
 
@@ -86,6 +85,8 @@ def convert(kind: str, path: Path, folder: Path, *, trust: bool) -> dict[str, An
         traced = Traced(source, fitted)
         first = tuple(torch.from_numpy(one.array[0]) for one in fitted)
         _checked(lambda: traced(*first), "run")
+        import litert_torch  # takes seconds: nothing that is refused waits for it
+
         content = _checked(lambda: litert_torch.convert(traced, first).model_content(), "convert")
         names = [one.name for one in fitted]
         float_model = folder / "float.tflite"
