@@ -39,7 +39,13 @@ def inspect_float(path: Path, samples: Mapping[str, np.ndarray], target: Target 
     some = {name: array[spread(len(array), MOST_SAMPLES)] for name, array in samples.items()}
     try:
         extremes = extremes_by_name(path, some)
-    except (MissingLibrary, ConversionError, BundleError, ValueError, RuntimeError):  # a model that LiteRT cannot measure: less is known
+    except (
+        MissingLibrary,
+        ConversionError,
+        BundleError,
+        ValueError,
+        RuntimeError,
+    ):  # a model that LiteRT cannot measure: less is known
         return Inspection(tuple(lint(model, target=target, samples=samples)), ())
     computed = {tensor for op in model.subgraphs[0].operators for tensor in op.outputs if tensor >= 0}
     names = dict.fromkeys(model.subgraphs[0].tensors[index].name for index in sorted(computed))

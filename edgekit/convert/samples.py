@@ -197,7 +197,11 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
             unpacked = sum(member.file_size for member in loaded.zip.infolist())
             if unpacked > memory_bytes() // 2:  # a bomb, or more than can be worked with: it is copied on the way
                 raise ValueError(f"{unpacked / 2**30:.1f} GiB of arrays are more than half of this machine's memory")
-            return {name: loaded[name] for name in loaded.files}
+            arrays = {name: loaded[name] for name in loaded.files}
+            odd = next((name for name, array in arrays.items() if not isinstance(array, np.ndarray)), None)
+            if odd is not None:  # numpy gives the bytes of what it does not know
+                raise ValueError(f"{odd} in it is no array")
+            return arrays
     # zipfile: RuntimeError for what is encrypted, or packed in a way that it does not know
     except (
         ValueError,
