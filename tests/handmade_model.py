@@ -25,7 +25,8 @@ class T:
 
 
 def build(operators, *, inputs, outputs, names=None):
-    """The bytes of a model. `operators`: (name, tensors in, tensors out); `names`: signature name -> tensor name."""
+    """The bytes of a model. `operators`: (name, tensors in, tensors out, options by their name in schema.fbs, if any);
+    `names`: signature name -> tensor name."""
     import flatbuffers
     from ai_edge_litert import schema_py_generated as tfl
 
@@ -53,7 +54,7 @@ def build(operators, *, inputs, outputs, names=None):
         return len(tensors) - 1
 
     codes, made_operators = [], []
-    for name, into, out in operators:
+    for name, into, out, *settings in operators:
         code = tfl.OperatorCodeT()
         code.builtinCode = getattr(tfl.BuiltinOperator, name)
         code.deprecatedBuiltinCode, code.version = min(code.builtinCode, 127), 1
@@ -62,10 +63,15 @@ def build(operators, *, inputs, outputs, names=None):
         operator.opcodeIndex = len(codes) - 1
         operator.inputs, operator.outputs = [number(t) for t in into], [number(t) for t in out]
         kind = {"FULLY_CONNECTED": "FullyConnected", "ADD": "Add", "MUL": "Mul", "RESHAPE": "Reshape", "CAST": "Cast"}
+        kind |= {"CONV_2D": "Conv2D", "DEPTHWISE_CONV_2D": "DepthwiseConv2D", "MEAN": "Reducer"}
+        kind |= {"MAX_POOL_2D": "Pool2D", "AVERAGE_POOL_2D": "Pool2D", "LEAKY_RELU": "LeakyRelu"}
         if name in kind:
             options = getattr(tfl, f"{kind[name]}OptionsT")()
             if name == "RESHAPE":
                 options.newShape = list(out[0].shape)
+            for option, value in dict(*settings).items():
+                assert hasattr(options, option)
+                setattr(options, option, value)
             operator.builtinOptionsType = getattr(tfl.BuiltinOptions, f"{kind[name]}Options")
             operator.builtinOptions = options
         made_operators.append(operator)
@@ -176,6 +182,7 @@ def make_bundle(path, model, *, raw, spec=None, labels=(), tolerance=0.0, thread
         files={},
         made_by={},
         made_from={},
+        commits={},
         command=(),
     )
     contents = {variant.file: model, "golden.npz": golden.getvalue()}

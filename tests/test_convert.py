@@ -256,11 +256,11 @@ def test_labels_are_judged_as_classes_or_as_targets():
     scores = np.array([[0.9, 0.1], [0.4, 0.6]])
     classes, targets = np.array([0, 0]), np.array([[1.0, 0.1], [0.4, 0.6]])
 
-    right = find_metric(None, classes, scores, source="e.npz")
-    error = find_metric(None, targets, scores, source="e.npz")
+    right = find_metric(None, classes, {"out": scores}, source="e.npz")
+    error = find_metric(None, targets, {"out": scores}, source="e.npz")
 
-    assert (right.name, right.score(classes, scores)) == ("top-1 accuracy", 0.5)
-    assert (error.name, round(error.score(targets, scores), 9)) == ("mean absolute error", 0.025)
+    assert (right.name, right.score(classes, {"out": scores})) == ("top-1 accuracy", 0.5)
+    assert (error.name, round(error.score(targets, {"out": scores}), 9)) == ("mean absolute error", 0.025)
     assert Samples("f/e.npz", {"x": np.zeros((2, 4))}, classes).name == "e.npz"
 
 
@@ -277,7 +277,7 @@ def test_labels_that_do_not_fit_the_outputs_are_refused(labels, told):
     scores = np.array([[0.9, 0.1], [0.4, 0.6]])
 
     with pytest.raises(SamplesError, match=told):
-        find_metric(None, labels, scores, source="e.npz")
+        find_metric(None, labels, {"out": scores}, source="e.npz")
 
 
 # --- the child process ----------------------------------------------------------------------------------------------

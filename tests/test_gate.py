@@ -7,7 +7,8 @@ import pytest
 
 pytest.importorskip("ai_edge_litert", reason="pip install 'edgekit[convert]'")
 
-from edgekit.convert.gate import check_options, judge_labelled, judge_unlabelled, refusal
+from edgekit.convert import gate
+from edgekit.convert.gate import check_options, judge_unlabelled, refusal
 from edgekit.convert.metrics import Metric, find_metric
 from edgekit.errors import InputError, QualityLost
 
@@ -19,9 +20,17 @@ def answers(right, count, classes=4):
     return found
 
 
+def judge_labelled(metric, labels, real, int8, **options):
+    return gate.judge_labelled(metric, labels, {"out": real}, {"out": int8}, **options)
+
+
+def metric_for(name, labels, scores):
+    return find_metric(name, labels, {"out": scores}, source="e.npz")
+
+
 def verdict(float_right, int8_right, count, **options):
     labels = np.zeros(count, int)
-    metric = find_metric("top-1", labels, answers(0, count), source="e.npz")
+    metric = metric_for("top-1", labels, answers(0, count))
     return judge_labelled(metric, labels, answers(float_right, count), answers(int8_right, count), **options)
 
 
@@ -77,7 +86,7 @@ def test_the_interval_holds_the_loss_and_is_the_same_every_time():
 
 def test_an_error_may_get_one_percent_worse():
     targets, real = np.zeros((400, 2)), np.full((400, 2), 1.0)
-    metric = find_metric("mae", targets, real, source="e.npz")
+    metric = metric_for("mae", targets, real)
 
     good, bad = (judge_labelled(metric, targets, real, real * by) for by in (1.005, 1.02))
 
@@ -87,8 +96,8 @@ def test_an_error_may_get_one_percent_worse():
 
 def test_a_persons_own_metric_is_judged_by_its_direction():
     labels, values = np.zeros(100), np.linspace(1, 2, 100)
-    up = Metric("up", lambda y, p: float(p.mean()), in_points=False)
-    down = Metric("down", lambda y, p: float(p.mean()), lower_is_better=True, in_points=False)
+    up = Metric("up", lambda y, p: p["out"], np.mean, in_points=False)
+    down = Metric("down", lambda y, p: p["out"], np.mean, lower_is_better=True, in_points=False)
 
     assert judge_labelled(up, labels, values, values * 1.1).passed
     assert not judge_labelled(down, labels, values, values * 1.1).passed
@@ -97,7 +106,7 @@ def test_a_persons_own_metric_is_judged_by_its_direction():
 def test_an_auc_whose_resamples_miss_a_class_still_has_a_verdict():
     labels = np.array([1] + [0] * 29)
     scores = np.linspace(1, 0, 30)
-    metric = find_metric("auc", labels, scores, source="e.npz")
+    metric = metric_for("auc", labels, scores)
 
     found = judge_labelled(metric, labels, scores, scores)
 
@@ -152,7 +161,7 @@ def test_a_refusal_says_the_metric_the_layers_and_what_to_try():
         (None, -1.0, True, "max-drop -1"),
         (None, float("nan"), True, "max-drop nan"),
         ("auc", 1.0, False, "--metric auc needs labels"),
-        ("wer", 1.0, True, "no metric 'wer'"),
+        ("top-7", 1.0, True, "no metric 'top-7'"),
     ],
 )
 def test_options_that_make_no_sense_are_refused_before_anything_is_run(metric, max_drop, labelled, told):

@@ -21,6 +21,8 @@ from edgekit.convert.extremes import extremes_by_name
 from edgekit.convert.flatbuffer import Model, read_model
 from edgekit.convert.inspection import inspect_file, inspect_float
 from edgekit.convert.lint import lint, runtime_findings
+from edgekit.convert.samples import Samples
+from edgekit.convert.settle import settle
 from edgekit.convert.trial import preprocessing_findings
 from edgekit.errors import NotAModel, SamplesError
 from edgekit.target import load_target
@@ -333,10 +335,11 @@ def test_samples_of_the_real_networks_are_fine():
     with np.load(tiny / "cifar10_unlabelled_500.npz") as arrays:
         images = arrays[arrays.files[0]][:60].astype(np.float32)
 
-    seen = inspect_float(tiny / "pretrainedResnet.tflite", {"x": images}, None)
+    model = tiny / "pretrainedResnet.tflite"
+    settled = settle(model, Samples("pictures", {"x": images}, None), {}, np.arange(60), until_settled=False)
 
-    assert [f for f in seen.findings if f.severity == "warning"] == []
-    assert seen.convergence[-1] == (60, 1.0)
+    assert [f for f in inspect_float(model, settled, None) if f.severity == "warning"] == []
+    assert settled.curve[-1] == (60, 1.0)
 
 
 SMALL_FILES = [path.read_bytes() for path in QUIET if path.stat().st_size < 60_000]

@@ -17,8 +17,14 @@ def scores(count, classes, *, ties=False):
     return values / values.sum(axis=1, keepdims=True) if classes > 1 and not ties else values
 
 
-def judged(name, labels, answers):
-    return find_metric(name, labels, answers, source="e.npz").score(labels, answers)
+def metric_of(name, labels, answers, **options):
+    outputs = answers if isinstance(answers, dict) else {"out": answers}
+    return find_metric(name, labels, outputs, source="e.npz", **options)
+
+
+def judged(name, labels, answers, **options):
+    outputs = answers if isinstance(answers, dict) else {"out": answers}
+    return metric_of(name, labels, answers, **options).score(labels, outputs)
 
 
 @pytest.mark.parametrize("ties", [False, True])
@@ -71,8 +77,8 @@ def test_a_logit_is_compared_with_zero_and_a_probability_with_a_half():
 def test_without_a_name_the_labels_choose():
     targets, answers = np.zeros((4, 2)), np.ones((4, 2))
 
-    assert find_metric(None, np.array([0, 1, 1, 0]), answers, source="").name == "top-1 accuracy"
-    assert find_metric(None, targets, answers, source="").name == "mean absolute error"
+    assert metric_of(None, np.array([0, 1, 1, 0]), answers).name == "top-1 accuracy"
+    assert metric_of(None, targets, answers).name == "mean absolute error"
     assert judged(None, targets, answers) == 1.0
 
 
@@ -88,7 +94,7 @@ def test_without_a_name_the_labels_choose():
 )
 def test_labels_that_do_not_fit_a_metric_are_refused(name, labels, shape, told):
     with pytest.raises(SamplesError, match=told) as caught:
-        find_metric(name, labels, np.zeros(shape), source="e.npz")
+        metric_of(name, labels, np.zeros(shape))
 
     assert caught.value.hint
 
@@ -106,12 +112,12 @@ def test_a_metric_may_be_a_function_in_a_file(tmp_path):
         "worst.lower_is_better = True\n"
         "def share(y_true, y_pred):\n    return 0.75\n"
     )
-    metric = find_metric(f"{file}:worst", np.zeros(3), np.array([1.0, 2.0, -4.0]), source="e.npz")
+    metric = metric_of(f"{file}:worst", np.zeros(3), np.array([1.0, 2.0, -4.0]))
 
-    assert (metric.name, metric.lower_is_better, metric.score(np.zeros(3), np.array([1.0, 2.0, -4.0]))) == (
+    assert (metric.name, metric.lower_is_better, metric.score(np.zeros(3), {"out": np.array([1.0, 2.0, -4.0])})) == (
         "worst", True, 4.0
     )  # fmt: skip
-    assert not find_metric(f"{file}:share", np.zeros(3), np.zeros(3), source="").lower_is_better
+    assert not metric_of(f"{file}:share", np.zeros(3), np.zeros(3)).lower_is_better
 
 
 @pytest.mark.parametrize(

@@ -148,7 +148,7 @@ def test_an_image_of_16_bits_is_refused(tmp_path):
 def test_a_folder_with_neither_images_nor_recordings_is_refused(tmp_path):
     (tmp_path / "readme.md").write_text("nothing")
 
-    with pytest.raises(SamplesError, match="has no images and no WAV files") as caught:
+    with pytest.raises(SamplesError, match="has no images, no WAV files and no arrays") as caught:
         read_samples(tmp_path, with_labels=False)
 
     assert ".png" in caught.value.hint
@@ -157,7 +157,7 @@ def test_a_folder_with_neither_images_nor_recordings_is_refused(tmp_path):
 def test_a_folder_with_both_is_refused(photos):
     recording(photos / "cat" / "miaow.wav", int16(1, 2))
 
-    with pytest.raises(SamplesError, match="has images and WAV files"):
+    with pytest.raises(SamplesError, match="has WAV files and images"):
         read_samples(photos, with_labels=False)
 
 
@@ -503,7 +503,7 @@ def test_an_archive_with_something_else_in_it_is_refused(tmp_path):
     with zipfile.ZipFile(tmp_path / "s.npz", "w") as archive:
         archive.writestr("x.npy", b"hello")
 
-    with pytest.raises(InputError, match=r"x in it is no array"):
+    with pytest.raises(InputError, match="it holds something else"):
         read_samples(tmp_path / "s.npz", with_labels=False)
 
 
@@ -516,7 +516,7 @@ def test_a_pipe_is_not_waited_for(tmp_path, suffix):
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "told"), [(24, b"\xfe\xff\xff\xff", "more than half of this"), (8, b"\1\0", "encrypted")]
+    ("field", "value", "told"), [(24, b"\xfe\xff\xff\xff", "GiB can be worked with"), (8, b"\1\0", "encrypted")]
 )
 def test_an_archive_that_claims_or_hides_too_much_is_refused(tmp_path, monkeypatch, field, value, told):
     monkeypatch.setattr("edgekit.convert.samples.memory_bytes", lambda: 4 << 30)  # the claim is of 4 GiB

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgekit.convert.selection import balanced, convergence, enough, first_of_each, pick, same_shape
+from edgekit.convert.selection import balanced, convergence, enough, first_of_each, in_order, pick, same_shape
 
 
 def test_copies_count_once_and_the_first_stays():
@@ -41,6 +41,22 @@ def test_without_class_numbers_samples_are_spread_over_all_there_are():
     assert pick({"x": x}, None, 4).tolist() == [0, 3, 6, 9]
     assert pick({"x": x}, np.linspace(0, 1, 10)[:, None], 4).tolist() == [0, 3, 6, 9]
     assert pick({"x": x}, np.array([0] * 8 + [1] * 2), 4).tolist() == [0, 7, 8, 9]
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=80), st.integers(1, 80))
+def test_the_first_of_any_number_are_as_balanced_as_the_classes_allow(labels, wanted):
+    order = in_order(np.array(labels), len(labels))
+    first = [labels[i] for i in order[:wanted]]
+
+    assert sorted(order) == list(range(len(labels)))
+    unused = {c for c in labels if first.count(c) < labels.count(c)}
+    assert all(first.count(c) + 1 >= max(map(first.count, set(first))) for c in unused)
+
+
+def test_samples_are_used_from_all_over_a_recording():
+    assert in_order(None, 9)[:4].tolist() == [0, 8, 4, 2]
+    assert in_order(np.linspace(0, 1, 9), 9)[:4].tolist() == [0, 8, 4, 2]
+    assert np.diff(np.sort(in_order(None, 1000)[:100])).max() <= 16
 
 
 def test_the_commonest_shape_is_found_among_mixed_ones():

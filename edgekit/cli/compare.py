@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgekit.cli.convert import FILE
+from edgekit.cli.convert import FILE, METRIC
 from edgekit.cli.inspect import show_qualities
 from edgekit.cli.show import json_option, show_facts, show_json, show_table, showing_progress, size_text
 
@@ -39,9 +39,7 @@ ROWS = 20  # of a table for people; --json has all
 @click.option("--samples", required=True, type=FILE, help=".npz or .npy of raw inputs; labels as y are used.")
 @click.option("--preprocess", "spec", type=FILE, help="TOML: how a raw input becomes what a bare .tflite sees.")
 @click.option("--labels", type=FILE, help="Text file, one class name a line; default: the bundle's.")
-@click.option(
-    "--metric", metavar="NAME|FILE.py:FUNCTION", help="top-1, top-5, auc, f1, mae or your own; default: what fits y."
-)
+@click.option("--metric", metavar="NAME|FILE.py:FUNCTION", help=METRIC)
 @click.option("--max-drop", type=click.FloatRange(0, 100), help="Exit 6 if int8 loses more (as of edgekit convert).")
 @click.option("--html", type=FILE, help="Also write the report to this file.")
 @json_option

@@ -10,9 +10,10 @@ import click
 
 from edgekit.cli.inspect import show_qualities
 from edgekit.cli.lint import show_findings
-from edgekit.cli.show import json_option, show_facts, show_json, showing_progress, size_text
+from edgekit.cli.samples import samples_of
+from edgekit.cli.show import json_option, show_facts, show_json, show_table, showing_progress, size_text
 from edgekit.cli.targets import TARGET
-from edgekit.convert.modes import AUTO, MODES, POLICIES
+from edgekit.convert.modes import AUTO, END_TYPES, LEVELS, METRICS, MODES, POLICIES
 
 if TYPE_CHECKING:
     from edgekit.convert import ConversionResult
@@ -29,8 +30,18 @@ Examples:
   edgekit convert model.keras -o bundle --samples samples.npz \\
       --custom layers.py
 """
-SOURCES = ".npz, .npy, a folder of images or WAV files, .csv, .tfrecord, or file.py:function, which is run"
+SOURCES = ".npz, .npy, a folder of images, WAV files or .npz, .csv, .tfrecord, or file.py:function, which is run"
+METRIC = f"{', '.join(METRICS)}; NAME@OUTPUT of several outputs; or your own. Default: what fits y."
 FILE = click.Path(path_type=Path)
+
+
+def samples_used(text: str) -> int | None:
+    """What --max-samples means; `auto` is None."""
+    if text == "auto":
+        return None
+    if not text.isascii() or not text.isdigit() or int(text) < 2:
+        raise click.BadParameter(f"{text!r} is neither auto nor a number of at least 2")
+    return int(text)
 
 
 @click.command("convert", epilog=EXAMPLES)
@@ -38,12 +49,19 @@ FILE = click.Path(path_type=Path)
 @click.option(
     "-o", "--output", required=True, type=FILE, help="The bundle's folder; an older bundle there is replaced."
 )
-@click.option("--samples", required=True, type=FILE, help=f"About 100 typical inputs: {SOURCES}.")
+@click.option("--samples", type=FILE, help=f"Typical inputs, 100 or more: {SOURCES}.")
+@click.option(
+    "--from-device", metavar="DEVICE", help="Instead: what its runner recorded (run infer INPUT... --record)."
+)
 @click.option(
     "--evaluate", type=FILE, help="Held-out inputs with labels (npz, CSV: y; folders: classes): the task metric."
 )
 @click.option(
-    "--max-samples", type=click.IntRange(min=2), default=500, show_default=True, help="Used for ranges at most."
+    "--max-samples",
+    type=samples_used,
+    default="auto",
+    metavar="N|auto",
+    help="Samples that make ranges, at most; default: auto, as many (to 500) as it takes until ranges no longer grow.",
 )
 @click.option("--target", type=TARGET, help="The kind of board (see edgekit targets); default: any.")
 @click.option("--preprocess", "spec", type=FILE, help="TOML: how a raw input becomes what the model sees.")
@@ -64,10 +82,23 @@ FILE = click.Path(path_type=Path)
     default=AUTO,
     help=f"How activations get their ranges: {', '.join(POLICIES)}, or (default) auto: the best on samples held out.",
 )
-@click.option("--name", help="The bundle's name; default: the model file's.")
 @click.option(
-    "--metric", metavar="NAME|FILE.py:FUNCTION", help="top-1, top-5, auc, f1, mae or your own; default: what fits y."
+    "--input-type",
+    type=click.Choice(END_TYPES),
+    default="int8",
+    help="What goes into mode int8: int8 (default), or uint8: raw camera bytes, older Coral programs.",
 )
+@click.option("--output-type", type=click.Choice(END_TYPES), default="int8", help="What comes out of mode int8.")
+@click.option("--recipe", type=FILE, help="TOML: which operators of --mode mixed stay float.")
+@click.option(
+    "--repair",
+    type=click.Choice(LEVELS),
+    metavar="LEVEL",
+    default="mixed",
+    help="If the gate refuses int8: none gives up, int8 repairs it, mixed (default) may leave operators in float.",
+)
+@click.option("--name", help="The bundle's name; default: the model file's.")
+@click.option("--metric", metavar="NAME|FILE.py:FUNCTION", help=METRIC)
 @click.option(
     "--max-drop",
     type=click.FloatRange(0, 100),
@@ -101,7 +132,14 @@ FILE = click.Path(path_type=Path)
 @json_option
 @click.pass_obj
 def convert_command(
-    typed: list[str], /, as_json: bool, report: Path | None, no_report: bool, **options: object
+    typed: list[str],
+    /,
+    as_json: bool,
+    report: Path | None,
+    no_report: bool,
+    samples: Path | None,
+    from_device: str | None,
+    **options: object,
 ) -> None:
     """Make a bundle of MODEL (.keras, .h5, SavedModel, float .tflite): full int8, checked, measured.
 
@@ -110,8 +148,9 @@ def convert_command(
     from edgekit.convert import convert
 
     page = False if no_report else report or True
-    with showing_progress(as_json) as progress:
-        result = convert(**options, report=page, command=command_of(typed), progress=progress)  # type: ignore[arg-type]
+    with showing_progress(as_json) as progress, samples_of(from_device, samples, progress) as given:
+        options |= {"samples": given, "report": page, "command": command_of(typed), "progress": progress}
+        result = convert(**options)  # type: ignore[arg-type]
     for warning in result.warnings:
         click.secho(f"warning: {warning}", err=True, fg="yellow")
     if as_json:
@@ -123,8 +162,10 @@ def convert_command(
                 "variant_bytes": result.variant_bytes,
                 "float_difference": result.float_difference,
                 "calibration_count": result.calibration_count,
+                "sample_count": result.sample_count,
                 "per_channel_weights": result.per_channel_weights,
                 "tried": result.tried,
+                "repairs": result.repairs,
                 "variants": result.variants,
                 "verdicts": result.verdicts,
                 "layers": {name: comparison.layers for name, comparison in result.comparisons.items()},
@@ -141,7 +182,8 @@ def convert_command(
             ("bundle", f"{result.bundle.path} ({result.bundle.id})"),
             ("size", ", ".join([f"{size_text(result.float_bytes)} float", *sizes])),
             ("float .tflite", f"within {result.float_difference:.1e} of the source model, relative"),
-            ("calibrated on", f"{result.calibration_count} samples{_settled(result.convergence)}"),
+            ("calibrated on", f"{_used(result)}{_settled(result.convergence)}"),
+            *((("ranges grow", _grown(result.convergence)),) if result.convergence else ()),
             *_variant_facts(result),
             *((f"gate {name}", f"passed: {verdict.sentence}") for name, verdict in result.verdicts.items()),
             *((("report", result.report),) if result.report else ()),
@@ -151,7 +193,26 @@ def convert_command(
         if variant.qualities:
             click.echo()
             show_qualities(variant.qualities, variant.name)
+    for name, repairs in result.repairs.items():
+        click.echo()
+        rows = [(r.step, r.what, f"{r.before_db:.1f}", _db(r.after_db), "yes" if r.kept else "no") for r in repairs]
+        show_table((f"repair of {name}", "what", "dB before", "dB after", "kept"), rows)
     show_findings(result.findings)
+
+
+def _db(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}"
+
+
+def _used(result: ConversionResult) -> str:
+    """`128 of 500 samples`."""
+    used, read = result.calibration_count, result.sample_count
+    return f"{used} samples" if used == read else f"{used} of {read} samples"
+
+
+def _grown(curve: Sequence[tuple[int, float]]) -> str:
+    """`1: 34 %, ..., 64: 97 %, 128: 100 %`: how much of the ranges so many samples make."""
+    return ", ".join(f"{count}: {share:.0%}" for count, share in curve) + " of their width, by samples"
 
 
 def _settled(curve: Sequence[tuple[int, float]]) -> str:

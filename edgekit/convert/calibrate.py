@@ -58,13 +58,15 @@ class Histograms:
     counts: np.ndarray
 
 
-def measure_extremes(model: Path, feeds: Feeds, *, threads: int = 0, native: bool = True) -> Extremes:
-    """The extremes of all computed float tensors (of the primary subgraph) in each sample.
+def measure_extremes(
+    model: Path, feeds: Feeds, *, samples: np.ndarray | None = None, threads: int = 0, native: bool = True
+) -> Extremes:
+    """The extremes of all computed float tensors (of the primary subgraph) in each sample, or in `samples` (indexes).
 
     `threads` interpreters work side by side; 0: one for each core. `native=False` takes the public way, which reads
     every tensor back. Raises ConversionError where the model computes something that is not finite.
     """
-    wanted = _computed_floats(model)
+    wanted = computed_floats(model)
     if native and _native is not None:
         options = {
             "experimental_disable_delegate_node_fusion": True,  # each tensor of the file is computed, none fused away
@@ -73,13 +75,15 @@ def measure_extremes(model: Path, feeds: Feeds, *, threads: int = 0, native: boo
         look: Callable[[Any], dict[str, tuple[float, float]]] = _native_row
     else:
         options, look = {"experimental_preserve_all_tensors": True}, _public_row
-    rows = [row for part in _on_all_cores(model, feeds, look, options, threads) for row in part]
+    if samples is None:
+        samples = np.arange(len(next(iter(feeds.values()))))
+    rows = [row for part in _on_all_cores(model, feeds, samples, look, options, threads) for row in part]
     names = tuple(sorted(wanted & rows[0].keys()))
     both = np.array([[row[name] for name in names] for row in rows], np.float32).reshape(len(rows), len(names), 2)
     if not np.isfinite(both).all():
         sample, tensor = np.argwhere(~np.isfinite(both).all(axis=2))[0]
         raise ConversionError(
-            f"tensor {names[tensor]!r} of the float model is not finite on sample {sample}",
+            f"tensor {names[tensor]!r} of the float model is not finite on sample {samples[sample]}",
             hint="do the samples look as the model wants them (range, --preprocess)? were its weights finite?",
         )
     return Extremes(names, both[:, :, 0], both[:, :, 1])
@@ -115,13 +119,14 @@ def measure_histograms(model: Path, feeds: Feeds, extremes: Extremes, *, threads
             counts = count()
         return counts
 
-    counts = np.sum(_shared_out(work, feeds, threads), axis=0)
+    counts = np.sum(_shared_out(work, np.arange(len(next(iter(feeds.values())))), threads), axis=0)
     return Histograms(extremes.names, low, high, counts)
 
 
 def _on_all_cores(
     model: Path,
     feeds: Feeds,
+    samples: np.ndarray,
     look: Callable[[Any], dict[str, tuple[float, float]]],
     options: Mapping[str, bool],
     threads: int,
@@ -130,15 +135,14 @@ def _on_all_cores(
         interpreter = open_interpreter(model, 1, **options)
         return [look(interpreter) for _ in _fed(interpreter, feeds, indexes)]
 
-    return _shared_out(work, feeds, threads)
+    return _shared_out(work, samples, threads)
 
 
-def _shared_out(work: Callable[[np.ndarray], _T], feeds: Feeds, threads: int) -> list[_T]:
-    """`work` on equal parts of the samples' indexes, one for each core, in their order."""
-    count = len(next(iter(feeds.values())))
-    workers = min(threads or cores(), count)
+def _shared_out(work: Callable[[np.ndarray], _T], samples: np.ndarray, threads: int) -> list[_T]:
+    """`work` on equal parts of the samples (indexes), one for each core, in their order."""
+    workers = min(threads or cores(), len(samples))
     with ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(work, np.array_split(np.arange(count), workers)))
+        return list(pool.map(work, np.array_split(samples, workers)))
 
 
 def _fed(interpreter: Any, feeds: Feeds, indexes: Sequence[int] | np.ndarray) -> Any:
@@ -176,7 +180,7 @@ def _public_row(interpreter: Any) -> dict[str, tuple[float, float]]:
     return row
 
 
-def _computed_floats(model: Path) -> set[str]:
+def computed_floats(model: Path) -> set[str]:
     """The names of the tensors that are no constants; NotAModel if two of them have the same."""
     graph = read_model(model).subgraphs[0]
     names = [tensor.name for tensor in graph.tensors if tensor.dtype == "float32" and not tensor.constant]

@@ -83,7 +83,7 @@ class Comparison:
 
 def compare_models(
     float_model: Model, float_path: Path, int8_model: Model, int8_path: Path, samples: Samples,
-    *, metric: str | None = None, max_drop: float = MAX_DROP, has_class_names: bool = False, timed: bool = True,
+    *, metric: str | None = None, max_drop: float = MAX_DROP, class_names: Sequence[str] = (), timed: bool = True,
     variant: str = "int8",
 ) -> Comparison:  # fmt: skip
     """Both models on `samples`; with labels judged by `metric` (see find_metric), without by how they agree.
@@ -99,20 +99,10 @@ def compare_models(
         raise SamplesError(
             f"the models do not answer alike: {shapes[0]} and {shapes[1]}", hint="compare two forms of one model"
         )
-    source = f"measured on the workstation, {samples.name}"
-    task, verdict = [], None
-    classes = has_class_names
-    if samples.labels is not None:
-        judge = find_metric(metric, samples.labels, float_answers[0], source=samples.source)
-        verdict = judge_labelled(judge, samples.labels, float_answers[0], int8_answers[0], max_drop=max_drop)
-        value, float_value = round(verdict.int8_value, 9), round(verdict.float_value or 0.0, 9)
-        task = [Quality(judge.name, value, float_value, samples.count, source)]
-        classes |= judge.name.startswith("top-") or judge.name == "F1"
-    qualities = (*task, *agreement(float_answers, int8_answers, source, classes=classes))
-    is_classes = is_classifier(float_answers, classes=classes)
-    if verdict is None:
-        step = int8_model.outputs[0].scale or 0.0
-        verdict = judge_unlabelled(float_answers, int8_answers, classes=is_classes, step=step, max_drop=max_drop)
+    named = [
+        {t.name: a for t, a in zip(float_model.outputs, found, strict=True)} for found in (float_answers, int8_answers)
+    ]
+    verdict, qualities, is_classes = _judged(samples, named[0], named[1], int8_model, metric, max_drop, class_names)
     raw = [list(given.values()) for given in inputs]
     layers = compare_layers(float_model, float_path, int8_model, int8_path, raw[1])
     times = _latency((float_model, int8_model), inputs) if timed else ((None, None), (None, None))
@@ -132,6 +122,45 @@ def compare_models(
         operators=tuple(operator_table(read_model(int8_path))),
         variant=variant,
     )
+
+
+def judge_models(
+    float_answers: Mapping[str, np.ndarray], int8_model: Model, samples: Samples,
+    *, metric: str | None = None, max_drop: float = MAX_DROP, class_names: Sequence[str] = (), variant: str = "int8",
+) -> Verdict:  # fmt: skip
+    """Only what the gate says, as `compare_models` has it, of a model whose float answers (by output) are known."""
+    got = answers(int8_model, samples.of_inputs([t.name for t in int8_model.inputs]))
+    named = dict(zip(float_answers, got, strict=True))
+    verdict, _, _ = _judged(samples, float_answers, named, int8_model, metric, max_drop, class_names)
+    return replace(verdict, variant=variant)
+
+
+def _judged(
+    samples: Samples,
+    float_named: Mapping[str, np.ndarray],
+    int8_named: Mapping[str, np.ndarray],
+    int8_model: Model,
+    metric: str | None,
+    max_drop: float,
+    class_names: Sequence[str],
+) -> tuple[Verdict, tuple[Quality, ...], bool]:
+    """The gate's verdict, what was measured, and whether the answers are scores of classes."""
+    source = f"measured on the workstation, {samples.name}"
+    float_answers, int8_answers = list(float_named.values()), list(int8_named.values())
+    task, verdict = [], None
+    classes = bool(class_names)
+    if samples.labels is not None:
+        judge = find_metric(metric, samples.labels, float_named, source=samples.source, class_names=class_names)
+        verdict = judge_labelled(judge, samples.labels, float_named, int8_named, max_drop=max_drop)
+        value, float_value = round(verdict.int8_value, 9), round(verdict.float_value or 0.0, 9)
+        task = [Quality(judge.name, value, float_value, samples.count, source)]
+        classes |= judge.of_classes
+    qualities = (*task, *agreement(float_answers, int8_answers, source, classes=classes))
+    is_classes = is_classifier(float_answers, classes=classes)
+    if verdict is None:
+        step = int8_model.outputs[0].scale or 0.0
+        verdict = judge_unlabelled(float_answers, int8_answers, classes=is_classes, step=step, max_drop=max_drop)
+    return verdict, qualities, is_classes
 
 
 def as_json(comparison: Comparison) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def compare(
         *(models[0], named[0].path, models[1], named[1].path, given),
         metric=metric,
         max_drop=MAX_DROP if max_drop is None else max_drop,
-        has_class_names=bool(names),
+        class_names=names,
     )
     if html is not None:
         manifest = next((each.bundle.manifest for each in reversed(named) if each.bundle is not None), None)
@@ -58,6 +58,7 @@ def compare(
             warnings=tuple(quality_cautions(comparison)),
             made_by={"edgekit": __version__, runtime: version},
             made_from={} if bundle is None else bundle.manifest.made_from,
+            commits={} if bundle is None else bundle.manifest.commits,
         )
         write_report(html, comparison, about)
     return comparison

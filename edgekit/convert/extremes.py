@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.convert.calibrate import measure_extremes
+from edgekit.convert import calibrate
 from edgekit.convert.tflite_file import fed
 from edgekit.runner.interpreter import open_interpreter
 from edgekit.runner.model import describe_variant
@@ -23,5 +23,9 @@ def extremes_by_name(path: Path, samples: Mapping[str, np.ndarray]) -> dict[str,
     `samples` are what the model sees, by input name, (n, ...) without batch. Raises SamplesError where they do not fit.
     """
     described = describe_variant(open_interpreter(path, threads=1), "", quantization="float32")
-    found = measure_extremes(path, fed(samples, described.inputs))
+    return by_name(calibrate.measure_extremes(path, fed(samples, described.inputs)))
+
+
+def by_name(found: calibrate.Extremes) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """What calibration measured, as the lint looks at it."""
     return {name: (found.low[:, i], found.high[:, i]) for i, name in enumerate(found.names)}

@@ -117,7 +117,10 @@ def _read(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
             head = file.read(8)
-            return head + file.read() if head[4:] == b"TFL3" else head  # never load a disk image to say no
+            if head[4:] != b"TFL3":  # never load a disk image to say no
+                return head
+            file.seek(0)
+            return file.read()
     except OSError as error:
         raise NotAModel(f"cannot read {path}: {error.strerror}", hint="give a .tflite file") from error
 

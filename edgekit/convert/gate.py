@@ -1,7 +1,8 @@
 """The gate: may this int8 model be shipped? Its loss beside the float model, how sure that is, and what is allowed.
 
-With labels: the metric may lose `max_drop` points (top-1, top-5, AUC, F1), or get worse by `max_drop` percent of the
-float model's value (errors and people's own metrics: 1.0 means 99 % as good). Without labels there is no loss to
+With labels: the metric may lose `max_drop` points (shares of 1: accuracy, AUC, F1, IoU, mAP, R²; word and character error
+rates may rise by as much), or get worse by `max_drop` percent of the float model's value (other errors and people's own
+metrics: 1.0 means 99 % as good). Without labels there is no loss to
 measure, so a floor is used: a classifier has to give the float model's class for 95 % of the samples, anything else has
 to reach 10 dB. (Two classes whose float scores are within two steps of the int8 output are one: it could not tell
 them apart, as in a network that was never trained.) Networks that had kept their accuracy were above both, those that
@@ -12,10 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from edgekit.convert.metrics import Array, Metric, check_name, predicted_classes
+from edgekit.convert.metrics import Array, Metric, Outputs, check_name, predicted_classes
 from edgekit.errors import InputError, QualityLost, SamplesError
 
 MAX_DROP = 1.0  # points, or percent of float
@@ -51,10 +53,13 @@ class Verdict:
         if self.float_value is None:
             told = f"{self.variant} gives another class than float for {self.measured:.3g} % of the samples"
             return f"{told}, {self.limit:g} % is allowed without labels ({interval.replace('points', '%')})"
-        verb = "gains" if self.measured < -1e-9 else "loses"
         values = f"{self.float_value:.6g} → {self.int8_value:.6g}"
-        told = f"{self.variant} {verb} {_amount(self.measured, self.unit)} of {self.metric} ({values})"
-        return f"{told}, a loss of {_amount(self.limit, self.unit)} is allowed ({interval})"
+        amount, limit = _amount(self.measured, self.unit), _amount(self.limit, self.unit)
+        if (self.int8_value - self.float_value) * self.measured > 0:  # more is worse: an error
+            verb = "raises" if self.measured > 0 else "lowers"
+            return f"{self.variant} {verb} {self.metric} by {amount} ({values}), {limit} more is allowed ({interval})"
+        verb = "gains" if self.measured < -1e-9 else "loses"
+        return f"{self.variant} {verb} {amount} of {self.metric} ({values}), a loss of {limit} is allowed ({interval})"
 
     @property
     def doubt(self) -> str:
@@ -76,23 +81,23 @@ def check_options(metric: str | None, max_drop: float, *, labelled: bool) -> Non
 
 
 def judge_labelled(
-    metric: Metric, labels: Array, float_answers: Array, int8_answers: Array, *, max_drop: float = MAX_DROP
+    metric: Metric, labels: Array, float_outputs: Outputs, int8_outputs: Outputs, *, max_drop: float = MAX_DROP
 ) -> Verdict:
-    """The verdict on labelled samples; the interval is a bootstrap over samples, both models on the same ones."""
-    values = [metric.score(labels, answers) for answers in (float_answers, int8_answers)]
+    """The verdict on labelled samples; the interval is a bootstrap over samples, both models on the same ones.
+
+    Both models' outputs go by the same names.
+    """
+    each = [metric.each(labels, outputs) for outputs in (float_outputs, int8_outputs)]
+    values = [float(metric.total(rows)) for rows in each]
     if not np.isfinite(values).all():
         raise SamplesError(
             f"{metric.name} is {values[0]:g} for float and {values[1]:g} for int8", hint="check the labels"
         )
-    if metric.each is not None:
-        each = [metric.each(labels, answers) for answers in (float_answers, int8_answers)]
-        resampled = _resampled_means(each)
-    else:
-        resampled = _resampled_scores(metric, labels, float_answers, int8_answers)
+    resampled = _resampled_means(each) if metric.is_mean else _resampled_totals(metric, each, len(labels))
     loss = _loss(metric, values[0])
     measured = float(loss(np.array([values[0]]), np.array([values[1]]))[0])
     low, high = _interval(loss(resampled[0], resampled[1]), measured)
-    if metric.each is not None and metric.in_points and not (each[0] > each[1]).any():
+    if metric.is_mean and metric.in_points and not (each[0] > each[1]).any():
         # no sample was lost: a bootstrap says "surely none", the rule of three says at most 3/n
         high = max(high, 300.0 / len(labels))
     return _verdict(
@@ -144,13 +149,17 @@ def _same_class(float_scores: Array, int8_scores: Array, tie: float) -> Array:
     return np.asarray((before == after) | undecided, np.float64)
 
 
-def refusal(verdict: Verdict, losers: Sequence[str], *, report: str = "", clipped: bool = False) -> QualityLost:
-    """The error for a verdict that is not passed: which metric, which layers, what to try."""
+def refusal(
+    verdict: Verdict, losers: Sequence[str], *, report: str = "", clipped: bool = False, repairs: Sequence[str] = ()
+) -> QualityLost:
+    """The error for a verdict that is not passed: which metric, which layers, which repairs were tried, what is left."""
     where = f"; it loses most in {', '.join(losers)}" if losers else ""
     doubt = f" ({verdict.doubt})" if verdict.doubt else ""
     tries = ["give more --samples, of every kind that the device will meet"]
     if clipped:
         tries = ["the ranges are too narrow in these layers: " + tries[0]]
+    if repairs:
+        tries = [f"repairs tried: {', '.join(repairs)}; what is left is training on with int8 in mind", *tries]
     tries += ["check that --preprocess is what the model was trained with"]
     if verdict.unit != "dB" and verdict.measured < 10:  # beyond, nobody would
         tries += [f"or allow it: --max-drop {_rounded_up(verdict.measured):g}"]
@@ -200,13 +209,13 @@ def _resampled_means(each: Sequence[Array]) -> list[Array]:
     return list(found)
 
 
-def _resampled_scores(metric: Metric, labels: Array, float_answers: Array, int8_answers: Array) -> list[Array]:
+def _resampled_totals(metric: Metric, each: Sequence[Any], count: int) -> list[Array]:
     """The metric over SLOW_RESAMPLES such sets, without those that it cannot judge (all of one class)."""
     random, pairs = np.random.default_rng(_SEED), []
     for _ in range(SLOW_RESAMPLES):
-        chosen = random.integers(0, len(labels), len(labels))
+        chosen = random.integers(0, count, count)
         try:
-            pairs.append([metric.score(labels[chosen], answers[chosen]) for answers in (float_answers, int8_answers)])
+            pairs.append([metric.total(rows[chosen]) for rows in each])
         except (SamplesError, InputError):
             continue
     return list(np.array(pairs, np.float64).reshape(-1, 2).T)

@@ -3,67 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from edgekit import preprocess
 from edgekit.bundle import read_bundle, verify_bundle
-from edgekit.convert.extremes import extremes_by_name
+from edgekit.convert.extremes import by_name
 from edgekit.convert.finding import Finding
 from edgekit.convert.flatbuffer import read_model
 from edgekit.convert.lint import lint
 from edgekit.convert.samples import Samples, check_fit, preprocessed, read_samples, read_specs, specs_by_array
-from edgekit.convert.selection import convergence, enough, spread
+from edgekit.convert.selection import enough, spread
+from edgekit.convert.settle import Settled, settle
 from edgekit.convert.trial import preprocessing_findings
-from edgekit.errors import BundleError, ConversionError, MissingLibrary
+from edgekit.errors import ConversionError
 from edgekit.runner.interpreter import open_interpreter
 from edgekit.runner.model import Model
 from edgekit.target import Target, load_target
 
-MOST_SAMPLES = 100  # whose extremes are looked at: what is unusual among them is unusual
+MOST_SAMPLES = 100  # that `edgekit lint` looks at: what is unusual among them is unusual
 
 
-@dataclass(frozen=True)
-class Inspection:
-    """What was found, and how the ranges grew with the number of samples: (count, share of their final width)."""
-
-    findings: tuple[Finding, ...]
-    convergence: tuple[tuple[int, float], ...]  # empty: not measured
-
-
-def inspect_float(path: Path, samples: Mapping[str, np.ndarray], target: Target | None) -> Inspection:
-    """The lint of a float .tflite, its ranges measured on some of the samples (what the model sees, by input name)."""
-    model = read_model(path)
-    some = {name: array[spread(len(array), MOST_SAMPLES)] for name, array in samples.items()}
-    try:
-        extremes = extremes_by_name(path, some)
-    except (
-        MissingLibrary,
-        ConversionError,
-        BundleError,
-        ValueError,
-        RuntimeError,
-    ):  # a model that LiteRT cannot measure: less is known
-        return Inspection(tuple(lint(model, target=target, samples=samples)), ())
-    computed = {tensor for op in model.subgraphs[0].operators for tensor in op.outputs if tensor >= 0}
-    names = dict.fromkeys(model.subgraphs[0].tensors[index].name for index in sorted(computed))
-    sides = [extremes[name] for name in names if name in extremes]
-    curve = convergence(*(np.stack(side, 1) for side in zip(*sides, strict=True))) if sides else []
-    findings = lint(model, extremes=extremes, target=target, samples=samples)
+def inspect_float(path: Path, settled: Settled, target: Target | None) -> tuple[Finding, ...]:
+    """The lint of a float .tflite with what was measured of it; whether the samples were enough for its ranges."""
+    extremes = by_name(settled.extremes) if settled.extremes is not None else None
+    findings = lint(read_model(path), extremes=extremes, target=target, samples=settled.seen)
+    curve = settled.curve
     if curve and enough(curve) is None:
+        count, share = curve[-2] if curve[1:] else (0, 0.0)
         findings.append(
             Finding(
                 "few-samples",
                 "samples",
-                f"the ranges still grow: {curve[-2][0] if curve[1:] else 0} samples make {curve[-2][1] if curve[1:] else 0:.1%} "
-                f"of what all {curve[-1][0]} make",
+                f"the ranges still grow: {count} samples make {share:.1%} of what all {curve[-1][0]} make",
                 "give more samples, of everything that the device will meet",
                 "info",
             )
         )
-    return Inspection(tuple(findings), tuple(curve))
+    return tuple(findings)
 
 
 def inspect_preprocessing(path: Path, model: Model, held_out: Samples | None) -> list[Finding]:
@@ -71,6 +49,8 @@ def inspect_preprocessing(path: Path, model: Model, held_out: Samples | None) ->
     if held_out is None or held_out.labels is None or len(model.inputs) != 1 or len(model.outputs) != 1:
         return []
     if len(model.outputs[0].shape) != 2 or model.outputs[0].shape[1] < 2:  # no classifier
+        return []
+    if not model.inputs[0].dtype.startswith("float"):  # tokens are prepared in one way only
         return []
     inputs = preprocessed(held_out.of_inputs([model.inputs[0].name]), model.specs)[model.inputs[0].name]
     plain = Model(model.variant, [open_interpreter(path, threads=1)], {})  # nothing is done to its inputs
@@ -99,18 +79,24 @@ def inspect_file(
         verify_bundle(bundle)
         files = [bundle.file(variant.file) for variant in bundle.manifest.variants]
         specs = specs or {name: preprocess.parse_spec(fields) for name, fields in bundle.manifest.preprocess.items()}
-    seen: dict[str, np.ndarray] = {}
-    if samples is not None:
-        raw = read_samples(samples, with_labels=False, most=MOST_SAMPLES)
-        by_array = specs_by_array(specs, raw)
+    raw = read_samples(samples, with_labels=False, most=MOST_SAMPLES) if samples is not None else None
+    by_array = specs_by_array(specs, raw) if raw is not None else {}
+    if raw is not None:
         check_fit(raw, by_array)
-        seen = preprocessed(raw.arrays, by_array)
     findings: dict[Finding, None] = {}
     for file in files:
-        model = read_model(file)
-        is_float = any(model.subgraphs[0].tensors[index].is_float for index in model.subgraphs[0].inputs)
-        found = (
-            inspect_float(file, seen, board).findings if seen and is_float else lint(model, target=board, samples=seen)
-        )
-        findings |= dict.fromkeys(found)
+        findings |= dict.fromkeys(_found(file, raw, by_array, board))
     return tuple(findings)
+
+
+def _found(
+    file: Path, raw: Samples | None, specs: Mapping[str, preprocess.Spec], board: Target | None
+) -> Sequence[Finding]:
+    model = read_model(file)
+    if raw is None:
+        return lint(model, target=board)
+    some = spread(raw.count, MOST_SAMPLES)
+    if any(model.subgraphs[0].tensors[index].is_float for index in model.subgraphs[0].inputs):
+        return inspect_float(file, settle(file, raw, specs, some, until_settled=False), board)
+    seen = preprocessed({name: array[some] for name, array in raw.arrays.items()}, specs)
+    return lint(model, target=board, samples=seen)

@@ -1,194 +1,241 @@
-"""Task metrics: what an answer is worth beside its label. Built-in ones by name, or a person's own function."""
+"""Task metrics: what the model's outputs are worth beside labels. Built-in ones by name, or a person's own function.
+
+| name          | labels `y`                                            | output that is judged                          |
+|---------------|-------------------------------------------------------|------------------------------------------------|
+| top-1, f1     | class numbers (n,), or (n, ...) for each position     | scores (n, ..., classes), or class numbers     |
+| top-5, auc    | class numbers (n,)                                    | scores (n, classes)                            |
+| iou           | class maps (n, h, w); -1 and 255 are not judged       | scores (n, h, w, classes), or class numbers    |
+| map, map50    | objects (n, most, 5): corners, class; rows of -1 fill | boxes, scores, classes: see metrics_boxes      |
+| wer, cer      | tokens (n, most), -1 fills                            | CTC (n, time, vocabulary), or tokens (n, time) |
+| mae, rmse, r2 | floats of the output's shape                          | any                                            |
+
+Of several outputs the first that fits the labels is judged, or the one that `NAME@OUTPUT` names.
+"""
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
-import numpy as np
-
+from edgekit.convert import metrics_boxes as of_boxes
+from edgekit.convert import metrics_classes as of_classes
+from edgekit.convert import metrics_sequences as of_sequences
+from edgekit.convert import metrics_values as of_values
+from edgekit.convert.metric import Array, Metric, Outputs
+from edgekit.convert.metrics_classes import predicted_classes
+from edgekit.convert.metrics_own import own_metric
+from edgekit.convert.modes import METRICS
 from edgekit.errors import InputError, SamplesError
 
-Array = np.ndarray
-METRICS = ("top-1", "top-5", "auc", "f1", "mae")
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A number for (labels, answers); `each` gives the values whose mean it is, where it is a mean over samples."""
-
-    name: str  # for people: "top-1 accuracy"
-    score: Callable[[Array, Array], float]
-    each: Callable[[Array, Array], Array] | None = None
-    lower_is_better: bool = False
-    in_points: bool = True  # a share of 1: a loss is told in points of 100; else in % of the float model's value
+__all__ = ["METRICS", "Array", "Metric", "Outputs", "check_name", "find_metric", "predicted_classes"]
 
 
 def check_name(name: str) -> None:
     """InputError unless there is such a metric, or such a file."""
     if ":" in name:
-        _own_metric(name)
-    elif name not in METRICS:
+        own_metric(name)
+    elif name.partition("@")[0] not in METRICS:
         raise InputError(f"no metric {name!r}", hint=f"one of {', '.join(METRICS)}, or your own: file.py:function")
 
 
-def find_metric(name: str | None, labels: Array, scores: Array, *, source: str) -> Metric:
-    """The metric called `name` (one of METRICS, or FILE.py:FUNCTION); None: what fits the labels.
+def find_metric(
+    name: str | None, labels: Array, outputs: Outputs, *, source: str, class_names: Sequence[str] = ()
+) -> Metric:
+    """The metric called `name` (one of METRICS, NAME@OUTPUT, or FILE.py:FUNCTION); None: what fits the labels.
 
-    Class numbers are judged by top-1 accuracy, float targets of the answer's shape by the mean absolute error.
-    Raises SamplesError if labels and answers (n, ...) do not fit the metric.
+    `outputs` are the float model's answers: they decide which output is judged and in which form it is.
+    Raises SamplesError if labels and outputs do not fit the metric.
     """
     if name is not None and ":" in name:
-        return _own_metric(name)
+        return own_metric(name)
+    called, _, of = (name or "").partition("@")
     if name is not None:
         check_name(name)
-    is_target = labels.dtype.kind == "f" and labels.shape == scores.shape
-    is_classes = labels.dtype.kind in "iub" and labels.size == len(labels) and scores.size and _classes(scores) > 0
-    if name is None:
-        name = "top-1" if is_classes else "mae"
-    if name == "mae" and not is_target:
-        raise SamplesError(
-            f"{source}: labels {labels.dtype} of shape {labels.shape} do not fit outputs {scores.shape}",
-            hint="give class numbers (n,) for a classifier, or float targets of the output's shape",
-        )
-    if name != "mae" and not is_classes:
-        raise SamplesError(
-            f"{source}: labels {labels.dtype} of shape {labels.shape} are no class numbers for outputs {scores.shape}",
-            hint="give whole numbers (n,), or choose another --metric",
-        )
-    if name != "mae":
-        _check_range(labels, max(_classes(scores), 2), source)
-    if name == "top-5" and _classes(scores) <= 5:
-        raise SamplesError(f"top-5 of {_classes(scores)} classes is always right", hint="take --metric top-1")
-    return _BUILT_IN[name]
-
-
-def predicted_classes(scores: Array) -> Array:
-    """The class of each answer: the largest score, or for a single one whether it is over 0.5 (a logit: over 0)."""
-    if _classes(scores) > 1:
-        return np.asarray(scores.argmax(axis=1))
-    single = scores.reshape(len(scores))
-    is_probability = bool(single.min() >= 0 and single.max() <= 1)
-    return (single > (0.5 if is_probability else 0.0)).astype(np.int64)
-
-
-def roc_auc(labels: Array, scores: Array) -> float:
-    """Area under the ROC curve: one class against the rest, the mean over the classes that the labels have.
-
-    Raises SamplesError where the labels are all of one class: there is no curve then.
-    """
-    labels = labels.reshape(-1)
-    if _classes(scores) == 1:
-        scores = scores.reshape(len(scores), 1)
-        columns = [(0, 1)]
-    elif scores.shape[1] == 2:
-        columns = [(1, 1)]
+    if of and of not in outputs:
+        raise InputError(f"--metric {name}: no output is called {of!r}", hint=f"there are: {', '.join(outputs)}")
+    candidates = {of: outputs[of]} if of else dict(outputs)
+    called = called or _fitting(labels, candidates)
+    if called in ("map", "map50"):
+        return _of_boxes(called, labels, outputs, source)
+    fits = _FITS[called]
+    chosen = next((key for key, answers in candidates.items() if fits(labels, answers)), None)
+    if chosen is None:
+        raise _misfit(called, labels, candidates, source)
+    answers = outputs[chosen]
+    if called in _VALUES:
+        metric = _VALUES[called](chosen)
+    elif called in ("wer", "cer"):
+        metric = _of_sequences(called, labels, answers, chosen, class_names)
     else:
-        columns = [(c, c) for c in range(scores.shape[1])]
-    areas = [_area(labels == of, scores[:, column]) for column, of in columns]
-    known = [area for area in areas if area is not None]
-    if not known:
-        raise SamplesError("AUC needs labels of at least two classes", hint="give labelled samples of every class")
-    return float(np.mean(known))
+        metric = _of_classes(called, labels, answers, chosen, source)
+    return metric if len(outputs) == 1 else replace(metric, name=f"{metric.name} of {chosen}")
 
 
-def f1_score(labels: Array, scores: Array) -> float:
-    """F1: of class 1 where there are two, else the mean over the classes that occur in labels or answers."""
-    labels, found = labels.reshape(-1).astype(np.int64), predicted_classes(scores)
-    if max(_classes(scores), 2) == 2:
-        return _f1(labels == 1, found == 1)
-    return float(np.mean([_f1(labels == c, found == c) for c in np.union1d(labels, found)]))
+def _fitting(labels: Array, outputs: Outputs) -> str:
+    """The metric that such labels are for."""
+    if any(_is_beside(labels, answers) for answers in outputs.values()):
+        return "iou" if labels.squeeze().ndim > 2 else "top-1"
+    if labels.dtype.kind in "iu" and any(_is_sequence(labels, answers) for answers in outputs.values()):
+        return "cer"
+    if labels.ndim == 3 and labels.shape[2] == 5 and of_boxes.find_reader(outputs) is not None:
+        return "map"
+    return "mae"
 
 
-def _area(positive: Array, scores: Array) -> float | None:
-    """Mann and Whitney's U over all pairs, ties half: https://en.wikipedia.org/wiki/Receiver_operating_characteristic."""
-    ones = int(positive.sum())
-    zeros = len(positive) - ones
-    if not ones or not zeros:
-        return None
-    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2.0)[inverse.reshape(-1)]  # from 1; the mean rank for equal scores
-    return float((ranks[positive].sum() - ones * (ones + 1) / 2.0) / (ones * zeros))
+def _is_beside(labels: Array, answers: Array) -> bool:
+    return of_classes.beside(labels, answers) is not None
 
 
-def _f1(positive: Array, found: Array) -> float:
-    both = int((positive & found).sum())
-    told = int(positive.sum()) + int(found.sum())
-    return 2.0 * both / told if told else 0.0
+def _is_plain(labels: Array, answers: Array) -> bool:
+    found = of_classes.beside(labels, answers)
+    return found is not None and not found.is_map and found.scores is not None
 
 
-def _top1(labels: Array, scores: Array) -> Array:
-    return np.asarray(predicted_classes(scores) == labels.reshape(-1), np.float64)
+def _is_map(labels: Array, answers: Array) -> bool:
+    found = of_classes.beside(labels, answers)
+    return found is not None and found.is_map
 
 
-def _top5(labels: Array, scores: Array) -> Array:
-    best = np.argsort(-scores, axis=1, kind="stable")[:, :5]
-    return np.asarray((best == labels.reshape(-1, 1)).any(axis=1), np.float64)
+def _is_target(labels: Array, answers: Array) -> bool:
+    return labels.dtype.kind == "f" and labels.shape == answers.shape
 
 
-def _errors(targets: Array, answers: Array) -> Array:
-    return np.asarray(np.abs(answers.astype(np.float64) - targets).reshape(len(targets), -1).mean(axis=1))
+def _is_sequence(labels: Array, answers: Array) -> bool:
+    return of_sequences.is_sequence(labels, answers)
 
 
-def _mean_of(each: Callable[[Array, Array], Array]) -> Callable[[Array, Array], float]:
-    return lambda labels, scores: float(each(labels, scores).mean())
+_FITS: Mapping[str, Callable[[Array, Array], bool]] = {
+    "top-1": _is_beside, "top-5": _is_plain, "auc": _is_plain, "f1": _is_beside, "iou": _is_map,
+    "wer": _is_sequence, "cer": _is_sequence, "mae": _is_target, "rmse": _is_target, "r2": _is_target,
+}  # fmt: skip
 
 
-_BUILT_IN = {
-    "top-1": Metric("top-1 accuracy", _mean_of(_top1), _top1),
-    "top-5": Metric("top-5 accuracy", _mean_of(_top5), _top5),
-    "auc": Metric("AUC", roc_auc),
-    "f1": Metric("F1", f1_score),
-    "mae": Metric("mean absolute error", _mean_of(_errors), _errors, lower_is_better=True, in_points=False),
-}
+def _misfit(called: str, labels: Array, outputs: Outputs, source: str) -> SamplesError:
+    shapes = ", ".join(str(answers.shape) for answers in outputs.values())
+    told = f"{source}: labels {labels.dtype} of shape {labels.shape}"
+    if called in _VALUES:
+        hint = "class numbers (n,) for a classifier, class maps, tokens, boxes (n, most, 5), or floats of the output's shape"
+        return SamplesError(f"{told} do not fit outputs {shapes}", hint=f"give {hint}")
+    what = {"iou": "class maps", "wer": "sequences of tokens", "cer": "sequences of tokens"}.get(
+        called, "class numbers"
+    )
+    shape = {"iou": "(n, h, w)", "wer": "(n, most), filled up with -1", "cer": "(n, most), filled up with -1"}
+    hint = f"give whole numbers {shape.get(called, '(n,)')}, or choose another --metric"
+    return SamplesError(f"{told} are no {what} for outputs {shapes}", hint=hint)
 
 
-def _classes(scores: Array) -> int:
-    """How many scores an answer has; 0 if it is no list of scores."""
-    if scores.ndim == 1:
-        return 1
-    return int(scores.shape[1]) if scores.ndim == 2 else 0
+# --- classes ----------------------------------------------------------------------------------------------------------
 
 
-def _check_range(labels: Array, classes: int, source: str) -> None:
-    lowest, highest = int(labels.min()), int(labels.max())
-    if lowest < 0 or highest >= classes:
+def _of_classes(called: str, labels: Array, answers: Array, output: str, source: str) -> Metric:
+    given = of_classes.beside(labels, answers)
+    assert given is not None
+    if given.scores is not None:
+        _check_range(given, source)
+    classes, is_map = given.classes, given.is_map
+    if called == "top-5" and classes <= 5:
+        raise SamplesError(f"top-5 of {classes} classes is always right", hint="take --metric top-1")
+
+    def each(rows: Callable[[of_classes.Beside], Array]) -> Callable[[Array, Outputs], Array]:
+        def of(labels: Array, outputs: Outputs) -> Array:
+            found = of_classes.beside(labels, outputs[output])
+            assert found is not None
+            return rows(replace(found, classes=classes))  # of class numbers each set of answers may have others
+
+        return of
+
+    if called == "iou":
+        return Metric("mean IoU", each(of_classes.overlaps), of_classes.mean_iou)
+    if called == "auc":
+        return Metric("AUC", each(of_classes.scored), of_classes.roc_auc)
+    if called == "f1" and is_map:
+        return Metric("F1", each(of_classes.overlaps), of_classes.f1_of_counts)
+    if called == "f1":
+        return Metric("F1", each(of_classes.pairs), lambda rows: of_classes.f1_of_pairs(rows, classes), of_classes=True)
+    if called == "top-5":
+        return Metric("top-5 accuracy", each(of_classes.in_top5), _mean, is_mean=True, of_classes=True)
+    if is_map:
+        return Metric("top-1 accuracy per position", each(of_classes.right_ones), of_sequences.ratio)
+    return Metric("top-1 accuracy", each(of_classes.right_ones), _mean, is_mean=True, of_classes=True)
+
+
+def _mean(rows: Array) -> float:
+    return float(rows.mean())
+
+
+def _check_range(given: of_classes.Beside, source: str) -> None:
+    known = given.labels[given.counts]
+    if not known.size:
+        raise SamplesError(f"{source}: no label counts", hint="-1 and 255 mean that nobody knows the class")
+    lowest, highest = int(known.min()), int(known.max())
+    if lowest < 0 or highest >= given.classes:
         raise SamplesError(
-            f"{source}: labels go from {lowest} to {highest}, the model has {classes} classes",
-            hint=f"number the classes 0 to {classes - 1}, in the order of the model's outputs",
+            f"{source}: labels go from {lowest} to {highest}, the model has {given.classes} classes",
+            hint=f"number the classes 0 to {given.classes - 1}, in the order of the model's outputs",
         )
 
 
-def _own_metric(name: str) -> Metric:
-    """FILE.py:FUNCTION, called with (labels, answers); the file is run, which its owner asked for by naming it."""
-    place, _, called = name.rpartition(":")
-    example = "def wer(y_true, y_pred) -> float: ...   and for an error: wer.lower_is_better = True"
-    if not Path(place).is_file():
-        raise InputError(f"{place} does not exist", hint=f"--metric file.py:function; {example}")
-    loading = importlib.util.spec_from_file_location(Path(place).stem, place)
-    if loading is None or loading.loader is None:
-        raise InputError(f"{place} is not a Python file", hint=f"--metric file.py:function; {example}")
-    module = importlib.util.module_from_spec(loading)
-    try:
-        loading.loader.exec_module(module)
-    except Exception as error:  # whatever a person's own code raises
-        raise InputError(
-            f"{place} cannot be loaded: {type(error).__name__}: {error}", hint="run it by itself"
-        ) from error
-    function = getattr(module, called, None)
-    if not callable(function):
-        raise InputError(f"{place} has no function {called!r}", hint=example)
+# --- boxes, sequences, values -----------------------------------------------------------------------------------------
 
-    def score(labels: Array, answers: Array) -> float:
-        try:
-            return float(function(labels, answers))
-        except Exception as error:
-            raise InputError(
-                f"{name} failed: {type(error).__name__}: {error}",
-                hint=f"it gets labels {labels.shape} and answers {answers.shape} and returns a number",
-            ) from error
 
-    worse = bool(getattr(function, "lower_is_better", False))
-    return Metric(called, score, lower_is_better=worse, in_points=False)
+def _of_boxes(called: str, labels: Array, outputs: Outputs, source: str) -> Metric:
+    reader = of_boxes.find_reader(outputs)
+    if reader is None:
+        shapes = ", ".join(f"{name} {answers.shape}" for name, answers in outputs.items())
+        raise SamplesError(
+            f"the outputs are no detections: {shapes}",
+            hint="boxes (n, k, 4) with scores (n, k, classes), or as of TFLite_Detection_PostProcess, or (n, k, 6)",
+        )
+    if labels.ndim != 3 or labels.shape[2] != 5:
+        raise SamplesError(
+            f"{source}: labels of shape {labels.shape} are no objects",
+            hint="give (n, most, 5): four corners and the class of each object, rows of -1 after the last",
+        )
+    objects = labels[labels[..., 4] >= 0]
+    if not len(objects) or not (objects[:, 2:4] > objects[:, :2]).all():
+        raise SamplesError(
+            f"{source}: labels without objects, or of objects whose second corner is not beyond the first",
+            hint="corners as the model's boxes have them, such as ymin, xmin, ymax, xmax; no widths and heights",
+        )
+
+    def each(labels: Array, outputs: Outputs) -> of_boxes.Matched:
+        return of_boxes.matched(labels, reader(outputs))
+
+    total = of_boxes.mean_average_precision if called == "map" else of_boxes.mean_precision_at_half
+    metric = Metric("mAP@[.5:.95]" if called == "map" else "mAP@.5", each, total)
+    if of_boxes.mean_precision_at_half(each(labels, outputs)) == 0:
+        raise SamplesError(
+            f"{source}: no object is where the float model finds one of its class",
+            hint="labels take the units, the order of corners and the class numbers of the model's own outputs",
+        )
+    return metric
+
+
+def _of_sequences(
+    called: str, labels: Array, answers: Array, output: str, class_names: Sequence[str]
+) -> Metric:  # fmt: skip
+    if not (labels >= 0).any():
+        raise SamplesError("the labels are all empty", hint="give token numbers, filled up with -1")
+    blank, words = of_sequences.find_blank(labels, answers, class_names), called == "wer"
+
+    def each(labels: Array, outputs: Outputs) -> Array:
+        return of_sequences.edits_and_lengths(
+            labels, outputs[output], blank=blank, class_names=class_names, words=words
+        )
+
+    said = "word error rate" if words else "character error rate"
+    return Metric(said, each, of_sequences.ratio, lower_is_better=True)
+
+
+def _error(name: str, rows: Callable[[Array, Array], Array], total: Callable[[Any], float], **options: bool) -> Any:
+    return lambda output: Metric(
+        name, lambda targets, outputs: rows(targets, outputs[output]), total, **{"in_points": False, **options}
+    )
+
+
+_VALUES: Mapping[str, Callable[[str], Metric]] = {
+    "mae": _error("mean absolute error", of_values.absolute_errors, _mean, lower_is_better=True, is_mean=True),
+    "rmse": _error("root mean square error", of_values.squared_errors, of_values.root_of_mean, lower_is_better=True),
+    "r2": _error("R²", of_values.both, of_values.r2, in_points=True),
+}

@@ -80,7 +80,7 @@ def with_litert(path: Path, mode: str, several: Sequence[Ranges]) -> Iterator[by
     import numpy as np
     from ai_edge_litert import _pywrap_tensorflow_lite_calibration_wrapper as wrapper
 
-    from edgekit.convert.rewrite import packed, stamp, unpacked, without_ranges
+    from edgekit.convert.rewrite import packed, restamp, stamp, unpacked, without_ranges
 
     numbers = {name: np.dtype(name).num for name in ("int8", "int16", "int32", "int64", "float32")}
     outside, inside, bias = {
@@ -89,14 +89,18 @@ def with_litert(path: Path, mode: str, several: Sequence[Ranges]) -> Iterator[by
         "int16x8": ("int16", "int16", "int64"),
     }[mode]
     model = unpacked(path.read_bytes())
+    stamp(model, several[0])
+    stamped = bytearray(packed(model))  # once: of a large model each copy counts
+    del model
     for ranges in several:
-        stamp(model, ranges)
-        stamped = packed(model)  # a name of its own: the wrapper keeps a bare pointer to it
-        quantizer = wrapper.CalibrationWrapper(stamped, [], [])
+        restamp(stamped, ranges)
+        content = bytes(stamped)  # a name of its own: the wrapper keeps a bare pointer to it
+        quantizer = wrapper.CalibrationWrapper(content, [], [])
         quantizer.Prepare()
         made = quantizer.QuantizeModel(
             numbers[outside], numbers[outside], False, numbers[inside], numbers[bias], False, False
         )
+        del quantizer, content  # before the next one needs as much
         yield packed(without_ranges(unpacked(bytes(made))))
 
 

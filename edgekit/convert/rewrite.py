@@ -1,8 +1,8 @@
-"""Changes in a .tflite: ranges where quantizers look for them, and what makes a float graph fit to be quantized."""
+"""Changes in a .tflite: ranges where quantizers look for them, the end of a classifier, and what such changes need."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flatbuffers
@@ -28,7 +28,7 @@ def packed(model: Any) -> bytes:
     size = sum(len(buffer.data) for buffer in model.buffers if buffer.data is not None)
     builder = flatbuffers.Builder(size + (1 << 16))  # roughly enough: growing copies everything
     builder.Finish(model.Pack(builder), b"TFL3")
-    return bytes(builder.Output())
+    return bytes(memoryview(builder.Bytes)[builder.Head() :])  # Output() is a copy, of which bytes() would make another
 
 
 def stamp(model: Any, ranges: Mapping[str, tuple[float, float]]) -> None:
@@ -48,6 +48,17 @@ def stamp(model: Any, ranges: Mapping[str, tuple[float, float]]) -> None:
             tensor.quantization.min, tensor.quantization.max = [float(found[0])], [float(found[1])]
 
 
+def restamp(file: bytearray, ranges: Mapping[str, tuple[float, float]]) -> None:
+    """Other ranges for the same tensors, written into the bytes of a model that `stamp` has been at: nothing is packed anew."""
+    root = schema.Model.GetRootAs(file, 0)
+    for graph in map(root.Subgraphs, range(root.SubgraphsLength())):
+        for tensor in map(graph.Tensors, range(graph.TensorsLength())):
+            quantization = tensor.Quantization()
+            if quantization is not None and quantization.MinLength():
+                low, high = ranges[tensor.Name().decode("utf-8", "replace")]
+                quantization.MinAsNumpy()[0], quantization.MaxAsNumpy()[0] = low, high  # views of `file`
+
+
 def without_ranges(model: Any) -> Any:
     """The unpacked int8 `model` without the minima and maxima beside its scales: up to a tenth of the file, read by nobody."""
     for quantization in (tensor.quantization for graph in model.subgraphs for tensor in graph.tensors):
@@ -56,44 +67,31 @@ def without_ranges(model: Any) -> Any:
     return model
 
 
-def prepare(model: Any) -> bool:
-    """Replaces what has no int8 form by what has one and the same answers to the bit; says whether there was any.
-
-    NEG becomes a product with -1: TensorFlow writes it for layer normalization, no quantizer takes it.
-    """
-    graph = model.subgraphs[0]
-    negations = [operator for operator in graph.operators if _code(model, operator) == schema.BuiltinOperator.NEG]
-    if not all(graph.tensors[operator.inputs[0]].type == schema.TensorType.FLOAT32 for operator in negations):
-        return False
-    for operator in negations:
-        code = model.operatorCodes[operator.opcodeIndex]  # itself: LiteRT's quantizer stumbles over codes nobody uses
-        code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.MUL
-    minus_one = _add_constant(model, b"edgekit/minus_one", np.array([-1.0], np.float32)) if negations else None
-    for operator in negations:
-        operator.inputs = np.array([operator.inputs[0], minus_one], np.int32)
-        operator.builtinOptionsType = schema.BuiltinOptions.MulOptions
-        operator.builtinOptions = schema.MulOptionsT()
-    return bool(negations)
-
-
 def without_softmax(model: Any) -> bool:
     """Takes the SOFTMAX off whose answer is the model's only one, and says whether there was one.
 
-    A DEQUANTIZE behind it, for a float output of an int8 model, stays and gets what the SOFTMAX got.
+    A DEQUANTIZE behind it, for a float output of an int8 model, stays and gets what the SOFTMAX got. A QUANTIZE behind it,
+    for an int8 output of a float SOFTMAX, goes with it: its scale is that of probabilities.
     """
     graph = model.subgraphs[0]
     if len(graph.outputs) != 1:
         return False
     by_output = {operator.outputs[0]: operator for operator in graph.operators if len(operator.outputs) == 1}
     last = by_output.get(graph.outputs[0])
-    behind = last if last is not None and _code(model, last) == schema.BuiltinOperator.DEQUANTIZE else None
+    bridges = (schema.BuiltinOperator.DEQUANTIZE, schema.BuiltinOperator.QUANTIZE)
+    behind = last if last is not None and code_of(model, last) in bridges else None
     softmax = by_output.get(behind.inputs[0]) if behind is not None else last
-    if softmax is None or _code(model, softmax) != schema.BuiltinOperator.SOFTMAX or softmax.inputs[0] in graph.inputs:
+    if (
+        softmax is None
+        or code_of(model, softmax) != schema.BuiltinOperator.SOFTMAX
+        or softmax.inputs[0] in graph.inputs
+    ):
         return False
     graph.operators = [operator for operator in graph.operators if operator is not softmax]
-    if behind is not None:
+    if behind is not None and code_of(model, behind) == schema.BuiltinOperator.DEQUANTIZE:
         behind.inputs = np.array([softmax.inputs[0]], np.int32)
         return True
+    graph.operators = [operator for operator in graph.operators if operator is not behind]
     graph.outputs = np.array([softmax.inputs[0]], np.int32)
     for signature in model.signatureDefs or ():
         for entry in signature.outputs:
@@ -101,18 +99,43 @@ def without_softmax(model: Any) -> bool:
     return True
 
 
-def _add_constant(model: Any, name: bytes, values: np.ndarray) -> int:
+def add_constant(model: Any, name: bytes, values: np.ndarray) -> int:
+    """The index of a new float constant."""
     buffer = schema.BufferT()
-    buffer.data = values.view(np.uint8)
+    buffer.data = values.view(np.uint8).reshape(-1)
     model.buffers.append(buffer)
+    index = add_tensor(model, name, values.shape)
+    model.subgraphs[0].tensors[index].buffer = len(model.buffers) - 1
+    return index
+
+
+def add_tensor(model: Any, name: bytes, shape: Sequence[int]) -> int:
+    """The index of a new float tensor that an operator is to compute."""
     tensor = schema.TensorT()
-    tensor.name, tensor.shape, tensor.buffer = name, list(values.shape), len(model.buffers) - 1
+    tensor.name, tensor.shape, tensor.buffer = name, [int(size) for size in shape], 0  # buffer 0 is the empty one
     tensor.type, tensor.hasRank = schema.TensorType.FLOAT32, True
     model.subgraphs[0].tensors.append(tensor)
     return len(model.subgraphs[0].tensors) - 1
 
 
-def _code(model: Any, operator: Any) -> int:
+def add_operator(model: Any, code: int, inputs: Sequence[int], output: int, options: Any = None) -> Any:
+    """A new operator of that kind, version 1, which belongs to no graph yet; `options` are its schema.…OptionsT."""
+    codes = model.operatorCodes
+    found = [i for i, c in enumerate(codes) if max(c.builtinCode, c.deprecatedBuiltinCode) == code and c.version == 1]
+    if not found:
+        made = schema.OperatorCodeT()
+        made.builtinCode, made.deprecatedBuiltinCode, made.version = code, min(code, 127), 1
+        codes.append(made)
+        found = [len(codes) - 1]
+    operator = schema.OperatorT()
+    operator.opcodeIndex, operator.inputs, operator.outputs = found[0], np.array(inputs, np.int32), [int(output)]
+    if options is not None:
+        operator.builtinOptions = options
+        operator.builtinOptionsType = getattr(schema.BuiltinOptions, type(options).__name__[:-1])
+    return operator
+
+
+def code_of(model: Any, operator: Any) -> int:
     """The number of an operator's kind; the old field is one byte, so newer kinds are only in the new one."""
     code = model.operatorCodes[operator.opcodeIndex]
     return int(max(code.builtinCode, code.deprecatedBuiltinCode))

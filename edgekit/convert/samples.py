@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import re
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +12,7 @@ import numpy as np
 from edgekit import preprocess
 from edgekit.convert.memory import memory_bytes
 from edgekit.convert.samples_csv import read_csv
-from edgekit.convert.samples_folder import read_folder
+from edgekit.convert.samples_folder import read_arrays, read_folder
 from edgekit.convert.samples_function import read_function, split_function
 from edgekit.convert.samples_tfrecord import read_tfrecord
 from edgekit.errors import InputError, PreprocessError, SamplesError
@@ -64,14 +62,21 @@ class Samples:
         )
 
 
-def read_samples(path: Path, *, with_labels: bool, classes: Sequence[str] = (), most: int | None = None) -> Samples:
-    """The samples in a .npz (arrays by input name, labels as `y`) or .npy file, a folder of images or of WAV files, a CSV or
-    TFRecord file, or what `file.py:function` gives (which is run).
+def read_samples(
+    path: Path | Samples, *, with_labels: bool, classes: Sequence[str] = (), most: int | None = None
+) -> Samples:
+    """The samples in a .npz (arrays by input name, labels as `y`) or .npy file, a folder of images, WAV files or
+    arrays (one sample each), a CSV or TFRecord file, or what `file.py:function` gives (which is run). Samples that are
+    in memory already are only checked.
 
     `classes` are the names of the labels in their order. Of a folder, a TFRecord and a function at most `most` are read.
     Raises SamplesError for fewer than two samples, for values that are not finite numbers, for arrays of different
     lengths, and with `with_labels` for missing labels; InputError for a file that cannot be read.
     """
+    if isinstance(path, Samples):
+        found = replace(path, labels=padded(path.labels))
+        _check(found.source, found.arrays, found.labels, with_labels)
+        return found
     names: Sequence[str] = ()
     rate = None
     if split_function(path) is not None:
@@ -87,11 +92,30 @@ def read_samples(path: Path, *, with_labels: bool, classes: Sequence[str] = (), 
     else:
         arrays = _read_arrays(path)
         labels = arrays.pop(LABELS, None)
+    labels = padded(labels)
     _check(path, arrays, labels, with_labels)
     return Samples(str(path), arrays, labels, tuple(names), rate)
 
 
-def _check(path: Path, arrays: Mapping[str, np.ndarray], labels: np.ndarray | None, with_labels: bool) -> None:
+def padded(labels: np.ndarray | None) -> np.ndarray | None:
+    """Labels that differ only in how many there are (objects in an image, tokens) as one array, filled up with -1."""
+    if labels is None or labels.dtype != object:
+        return labels
+    rows = [np.asarray(row) for row in labels]
+    if any(row.ndim == 0 or row.dtype.kind not in "fiub" for row in rows):
+        return labels
+    kinds = {row.shape[1:] for row in rows if row.size}
+    if len(kinds) != 1:
+        return labels
+    most, rest = max(map(len, rows)), kinds.pop()
+    full = np.full((len(rows), most, *rest), -1, np.result_type(*(row.dtype for row in rows if row.size), np.int8))
+    for place, row in enumerate(rows):
+        if row.size:
+            full[place, : len(row)] = row
+    return full
+
+
+def _check(path: Path | str, arrays: Mapping[str, np.ndarray], labels: np.ndarray | None, with_labels: bool) -> None:
     if with_labels and labels is None:
         raise SamplesError(
             f"{path} has no labels, only {', '.join(arrays)}",
@@ -114,7 +138,10 @@ def _check(path: Path, arrays: Mapping[str, np.ndarray], labels: np.ndarray | No
         if bad is not None:
             raise SamplesError(f"{path}: {name}[{bad}] is not finite", hint="remove NaN and infinite values")
     if labels is not None and labels.dtype == object:
-        raise SamplesError(f"{path}: labels of different shapes", hint="give every sample a label of the same kind")
+        raise SamplesError(
+            f"{path}: labels of different shapes",
+            hint="give labels of one kind; only how many of them a sample has may differ",
+        )
     lengths = {name: len(array) for name, array in rows.items()}
     if len(set(lengths.values())) > 1:
         told = ", ".join(f"{name}: {length}" for name, length in lengths.items())
@@ -172,48 +199,21 @@ def check_fit(raw: Samples, specs: Mapping[str, preprocess.Spec]) -> None:
 
 
 def preprocessed(raw: Mapping[str, np.ndarray], specs: Mapping[str, preprocess.Spec]) -> dict[str, np.ndarray]:
-    """What the model gets to see: each raw sample through its input's spec, (n, ...); integers without a spec stay so."""
-    out = {}
-    for name, array in raw.items():
-        if array.dtype.kind in "iub" and name not in specs:
-            out[name] = array
-        else:
-            spec = specs.get(name, preprocess.Generic())
-            out[name] = np.stack([preprocess.apply(spec, sample) for sample in array])
-    return out
+    """What the model gets to see, (n, ...): each raw sample as `prepared` makes it."""
+    return {name: np.stack([prepared(sample, specs.get(name)) for sample in array]) for name, array in raw.items()}
+
+
+def prepared(sample: np.ndarray, spec: preprocess.Spec | None) -> np.ndarray:
+    """A raw sample through its input's spec, float32; without one whole numbers stay what they are (tokens)."""
+    if spec is None and sample.dtype.kind in "iub":
+        return sample
+    return preprocess.apply(spec or preprocess.Generic(), sample)
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise InputError(
             f"{path} does not exist",
-            hint="give a .npz or .npy file of input samples, a folder of images or WAV files, ...",
+            hint="give a .npz or .npy file of input samples, a folder of images, WAV files or arrays, ...",
         )
-    try:
-        loaded = np.load(path, allow_pickle=False)  # a pickle runs code: never
-        if isinstance(loaded, np.ndarray):
-            return {"x": loaded}
-        with loaded:
-            unpacked = sum(member.file_size for member in loaded.zip.infolist())
-            if unpacked > memory_bytes() // 2:  # a bomb, or more than can be worked with: it is copied on the way
-                raise ValueError(f"{unpacked / 2**30:.1f} GiB of arrays are more than half of this machine's memory")
-            arrays = {name: loaded[name] for name in loaded.files}
-            odd = next((name for name, array in arrays.items() if not isinstance(array, np.ndarray)), None)
-            if odd is not None:  # numpy gives the bytes of what it does not know
-                raise ValueError(f"{odd} in it is no array")
-            return arrays
-    # zipfile: RuntimeError for what is encrypted, or packed in a way that it does not know
-    except (
-        ValueError,
-        OSError,
-        EOFError,
-        KeyError,
-        RuntimeError,
-        MemoryError,
-        zlib.error,
-        zipfile.BadZipFile,
-    ) as error:
-        raise InputError(
-            f"{path} is not a .npz or .npy file of plain numbers: {error}",
-            hint="write it with np.savez(file, x=np.stack(inputs)); Python objects (pickles) are never loaded",
-        ) from error
+    return read_arrays(path, most_bytes=memory_bytes() // 2)  # more cannot be worked with: it is copied on the way

@@ -47,7 +47,7 @@ def read_function(path: Path, *, most: int | None) -> tuple[dict[str, np.ndarray
         function = getattr(_loaded(file), name, None)
         if not callable(function):
             raise InputError(f"{file} has no function {name}", hint=_HINT)
-        rows, labels = _rows(function(), f"{file}:{name}", most)
+        rows, labels = rows_of(function(), f"{file}:{name}", most)
     except (InputError, MemoryError):
         raise
     except (Exception, SystemExit) as error:  # the user's own code: anything
@@ -73,10 +73,10 @@ def _loaded(file: Path) -> Any:
     return module
 
 
-def _rows(given: Any, source: str, most: int | None) -> tuple[dict[str, list[np.ndarray]], list[np.ndarray]]:
+def rows_of(given: Any, source: str, most: int | None) -> tuple[dict[str, list[np.ndarray]], list[np.ndarray]]:
     """Columns of inputs by name, and labels."""
     if isinstance(given, Mapping):  # whole arrays by name: read as one sample after the other
-        arrays = {str(name): _array(value) for name, value in given.items()}
+        arrays = {str(name): as_array(value) for name, value in given.items()}
         count = min((len(array) for array in arrays.values() if array.ndim), default=0)
         given = [{name: array[i] for name, array in arrays.items()} for i in range(count)]
     if not isinstance(given, Iterable) or isinstance(given, str | bytes):
@@ -95,14 +95,14 @@ def _rows(given: Any, source: str, most: int | None) -> tuple[dict[str, list[np.
         if number and (set(by_name) != set(columns) or (label is None) != (not labels)):
             raise SamplesError(f"{source}: sample {number} is made of other parts than sample 0", hint=_HINT)
         for name, value in by_name.items():
-            columns.setdefault(str(name), []).append(_array(value))
+            columns.setdefault(str(name), []).append(as_array(value))
         if label is not None:
-            labels.append(_array(label))
+            labels.append(as_array(label))
     if not columns:
         raise SamplesError(f"{source} gave no samples", hint=_HINT)
     return columns, labels
 
 
-def _array(value: Any) -> np.ndarray:
+def as_array(value: Any) -> np.ndarray:
     """A numpy array of anything: tensors know how themselves."""
     return np.asarray(value.numpy() if hasattr(value, "numpy") else value)

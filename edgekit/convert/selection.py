@@ -57,6 +57,22 @@ def pick(arrays: Mapping[str, np.ndarray], labels: np.ndarray | None, wanted: in
     return np.asarray(unique[spread(len(unique), wanted)])
 
 
+def in_order(labels: np.ndarray | None, count: int) -> np.ndarray:
+    """The places 0 to `count` in the order in which they are used: class by class in turn, each spread from the start.
+
+    So the first of any number are balanced, and from all over the recording: places are halved again and again, as van
+    der Corput did. Labels that are no class numbers, or None: one class.
+    """
+    is_class = labels is not None and labels.dtype.kind in "iub" and labels.size == count
+    classes = labels.reshape(-1) if is_class and labels is not None else np.zeros(count, int)
+    turn = np.empty(count, int)  # of each place within its class
+    for name in np.unique(classes):
+        rows = np.flatnonzero(classes == name)
+        bits = max(len(rows) - 1, 1).bit_length()
+        turn[rows[sorted(range(len(rows)), key=lambda place: int(f"{place:0{bits}b}"[::-1], 2))]] = range(len(rows))
+    return np.lexsort((np.arange(count), classes, turn))
+
+
 def same_shape(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
     """The indexes of the samples whose shapes most others have too; all of them where the shapes do not differ."""
     columns = [[np.shape(sample) for sample in array] for array in arrays.values() if array.dtype == object]

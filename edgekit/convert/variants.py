@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from edgekit.convert.choose import Choice, Tried, choose
-from edgekit.convert.modes import AUTO, MODES, WITH_RANGES
-from edgekit.convert.quantize import quantize
+from edgekit.convert.calibrate import Extremes, Feeds
+from edgekit.convert.choose import Choice, choose, prepared
+from edgekit.convert.held_out import Tried
+from edgekit.convert.mixed import can_be_float, leave_float
+from edgekit.convert.modes import AUTO, MIXED, MODES, WITH_RANGES
+from edgekit.convert.quantize import check_runs, quantize
+from edgekit.convert.recipe import Rule, pick
 from edgekit.convert.tflite_file import fed
 from edgekit.errors import InputError
 from edgekit.runner.interpreter import open_interpreter
@@ -28,13 +33,18 @@ class Made:
     tried: tuple[Tried, ...]  # every policy that was tried, and how it did
 
 
-def check_modes(modes: Sequence[str]) -> None:
-    """InputError for no mode, an unknown one, or one twice."""
+def check_modes(modes: Sequence[str], recipe: Path | None) -> None:
+    """InputError for no mode, an unknown one, or one twice; and unless mode mixed and a recipe come together."""
     unknown = [mode for mode in modes if mode not in MODES]
     if not modes or unknown:
         raise InputError(f"no mode is called {''.join(unknown[:1])!r}", hint=f"there are: {', '.join(MODES)}")
     if len(set(modes)) < len(modes):
         raise InputError("a mode is given twice", hint="each makes one variant; the first one is the default")
+    if (MIXED in modes) != (recipe is not None):
+        raise InputError(
+            "--mode mixed and --recipe need each other",
+            hint="the recipe is a TOML file that says which operators stay float; README.md has an example",
+        )
 
 
 def make_variants(
@@ -43,24 +53,51 @@ def make_variants(
     samples: Mapping[str, np.ndarray],
     folder: Path,
     *,
+    rules: Sequence[Rule] = (),
+    extremes: Extremes | None = None,
     policy: str = AUTO,
     timeout_s: float = 1800.0,
     progress: Callable[[str], None] = lambda stage: None,
 ) -> tuple[Made, ...]:
-    """`float_model` in each of `modes`, calibrated on `samples` (what the model sees, (n, ...) by input)."""
-    described = describe_variant(open_interpreter(float_model, 1), "", quantization="float32")
-    feeds = fed(samples, described.inputs)
+    """`float_model` in each of `modes`, calibrated on `samples` (what the model sees, (n, ...) by input).
+
+    `rules` say what stays float in mode mixed, which is int8 for the rest. `extremes` are those of `float_model` on the
+    samples, if they were measured already.
+    """
+    feeds = as_fed(float_model, samples)
+    chosen = partial(choose, float_model, feeds=feeds, extremes=extremes, policy=policy, timeout_s=timeout_s)
     made: list[Made] = []
     choices: dict[str, Choice] = {}
     for mode in modes:
         progress(f"quantize to {mode}")
+        if mode == MIXED:
+            if "int8" not in choices:
+                choices["int8"] = chosen(mode="int8", folder=folder / "int8")
+            made.append(_mixed(float_model, choices["int8"], rules, folder / MIXED, timeout_s))
+            continue
         same = choices.get({"int8": "int8-float-io", "int8-float-io": "int8"}.get(mode, ""))
         if mode in WITH_RANGES and same is None:
-            choice = choices[mode] = choose(float_model, mode, feeds, folder / mode, policy=policy, timeout_s=timeout_s)
+            choice = choices[mode] = chosen(mode=mode, folder=folder / mode)
             made.append(Made(mode, choice.path, choice.policy, choice.made_by, choice.tried))
             continue
         # the two forms of int8 are the same inside: what was found for one holds for the other
-        done = quantize(float_model, mode, [same.ranges] if same else [], folder / mode, timeout_s=timeout_s)
+        source = prepared(float_model, folder / mode) if same else float_model  # as what the ranges were measured on
+        done = quantize(source, mode, [same.ranges] if same else [], folder / mode, timeout_s=timeout_s)
         of_ranges = (same.policy, done.made_by, same.tried) if same else (None, done.made_by, ())
         made.append(Made(mode, done.paths[0], *of_ranges))
     return tuple(made)
+
+
+def as_fed(float_model: Path, samples: Mapping[str, np.ndarray]) -> Feeds:
+    """What the model sees, (n, ...) by input, shaped as its tensors are."""
+    described = describe_variant(open_interpreter(float_model, 1), "", quantization="float32")
+    return fed(samples, described.inputs)
+
+
+def _mixed(float_model: Path, int8: Choice, rules: Sequence[Rule], folder: Path, timeout_s: float) -> Made:
+    """The int8 model with what the rules mean left in float."""
+    source = prepared(float_model, folder)
+    names = pick(rules, can_be_float(source, int8.path))
+    leave_float(source, int8.path, names, folder / "0.tflite")
+    check_runs(folder / "0.tflite", folder / "check", timeout_s=timeout_s)
+    return Made(MIXED, folder / "0.tflite", int8.policy, int8.made_by, int8.tried)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from edgekit.convert.compare import Comparison
@@ -26,14 +27,18 @@ def report_path(bundle: Path) -> Path:
     return whole.with_name(whole.name + ".report.html")
 
 
-def refused(comparison: Comparison, page: Path | None) -> QualityLost:
-    """The error for a comparison that the gate does not pass; `page` is where its report lies, if it was written."""
+def refused(comparison: Comparison, page: Path | None, repairs: Sequence[str] = ()) -> QualityLost:
+    """The error for a comparison that the gate does not pass; `page` is where its report lies, if it was written.
+
+    `repairs` are the steps that were tried.
+    """
     losers = comparison.layers.losers()
     return refusal(
         comparison.verdict,
         [loser_text(layer) for layer in losers],
         report="" if page is None else str(page),
         clipped=any(layer.clipped > 0.01 for layer in losers),
+        repairs=repairs,
     )
 
 

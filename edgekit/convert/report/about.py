@@ -19,9 +19,11 @@ class About:
     preprocess: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     made_by: Mapping[str, str] = field(default_factory=dict)
     made_from: Mapping[str, str] = field(default_factory=dict)
+    commits: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     # tables, where there is something to tell: a dataclass or a mapping of column to value for each row
     policies: tuple[Any, ...] = ()  # range policies tried
+    repairs: tuple[Any, ...] = ()  # what was tried after the gate refused a variant
     findings: tuple[Any, ...] = ()  # of lint
     variants: tuple[Any, ...] = ()  # of the bundle, if there are several
     unit: str = "CPU"  # where the operators run; for each, once there is more than one

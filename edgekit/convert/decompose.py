@@ -1,0 +1,146 @@
+"""Operators that int8 has no form of, or a bad one, written as several that it does well: the same function of real numbers.
+
+Found by quantizing networks of one operator each and comparing them with float (30 dB and more is what int8 can do):
+SUM 9 dB by LiteRT's quantizer, LOG(EXP(x) + 1) 11 dB, ELU refused by all.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+
+from edgekit.convert.rewrite import add_constant, add_operator, add_tensor, code_of
+
+_OPS = schema.BuiltinOperator
+
+
+def decompose(model: Any) -> bool:
+    """Rewrites the unpacked float `model`; says whether anything changed. Float answers may differ by rounding."""
+    graph = model.subgraphs[0]
+    written: list[Any] = []
+    for operator in graph.operators:
+        written += _parts(model, operator) or [operator]
+    if len(written) == len(graph.operators):
+        return False
+    graph.operators = written
+    _drop_unread(model)
+    _drop_unused_codes(model)
+    return True
+
+
+def _parts(model: Any, operator: Any) -> list[Any]:
+    """What is to be there instead of the operator; empty: itself."""
+    if model.subgraphs[0].tensors[operator.outputs[0]].type != schema.TensorType.FLOAT32:
+        return []
+    code = code_of(model, operator)
+    if code == _OPS.SUM and _is_constant(model, operator.inputs[1]):
+        return _sum(model, operator)
+    if code == _OPS.ELU:
+        return _elu(model, operator)
+    if code == _OPS.LOG and (x := _softplus_of(model, operator)) is not None:
+        return _softplus(model, x, operator.outputs[0])
+    return []
+
+
+def _sum(model: Any, operator: Any) -> list[Any]:
+    """The mean, times how many there were."""
+    graph = model.subgraphs[0]
+    into, out = (graph.tensors[index] for index in (operator.inputs[0], operator.outputs[0]))
+    count = int(np.prod(into.shape)) // max(int(np.prod(out.shape)), 1)
+    options = schema.ReducerOptionsT()
+    options.keepDims = operator.builtinOptions.keepDims
+    mean = add_tensor(model, out.name + b"/mean", out.shape)
+    number = add_constant(model, out.name + b"/count", np.array([count], np.float32))
+    return [
+        add_operator(model, _OPS.MEAN, operator.inputs, mean, options),
+        add_operator(model, _OPS.MUL, [mean, number], operator.outputs[0], schema.MulOptionsT()),
+    ]
+
+
+def _elu(model: Any, operator: Any) -> list[Any]:
+    """max(x, 0) + exp(min(x, 0)) - 1."""
+    x, y = operator.inputs[0], operator.outputs[0]
+    out = model.subgraphs[0].tensors[y]
+    positive, negative, power, whole = (
+        add_tensor(model, out.name + suffix, out.shape) for suffix in (b"/relu", b"/min", b"/exp", b"/sum")
+    )
+    zero = add_constant(model, out.name + b"/zero", np.zeros(1, np.float32))
+    one = add_constant(model, out.name + b"/one", np.ones(1, np.float32))
+    return [
+        add_operator(model, _OPS.RELU, [x], positive),
+        add_operator(model, _OPS.MINIMUM, [x, zero], negative, schema.MaximumMinimumOptionsT()),
+        add_operator(model, _OPS.EXP, [negative], power, schema.ExpOptionsT()),
+        add_operator(model, _OPS.ADD, [positive, power], whole, schema.AddOptionsT()),
+        add_operator(model, _OPS.SUB, [whole, one], y, schema.SubOptionsT()),
+    ]
+
+
+def _softplus_of(model: Any, log: Any) -> int | None:
+    """x, where `log` is that of LOG(EXP(x) + 1): its steps of e^x are too wide where x is small."""
+    add = _writer(model, log.inputs[0], _OPS.ADD)
+    if add is None or add.builtinOptions.fusedActivationFunction != schema.ActivationFunctionType.NONE:
+        return None
+    ones = [index for index in add.inputs if _is_constant(model, index) and (_values(model, index) == 1).all()]
+    rest = [index for index in add.inputs if index not in ones]
+    exp = _writer(model, rest[0], _OPS.EXP) if len(ones) == len(rest) == 1 else None
+    return None if exp is None else int(exp.inputs[0])
+
+
+def _softplus(model: Any, x: int, y: int) -> list[Any]:
+    """max(x, 0) + log(1 + exp(-|x|)): https://en.wikipedia.org/wiki/Softplus; nothing in it is larger than |x|."""
+    out = model.subgraphs[0].tensors[y]
+    positive, size, negative, power, more, rest = (
+        add_tensor(model, out.name + suffix, out.shape)
+        for suffix in (b"/relu", b"/abs", b"/minus", b"/exp", b"/more", b"/log")
+    )
+    minus = add_constant(model, out.name + b"/minus_one", np.array([-1.0], np.float32))
+    one = add_constant(model, out.name + b"/one", np.ones(1, np.float32))
+    return [
+        add_operator(model, _OPS.RELU, [x], positive),
+        add_operator(model, _OPS.ABS, [x], size, schema.AbsOptionsT()),
+        add_operator(model, _OPS.MUL, [size, minus], negative, schema.MulOptionsT()),
+        add_operator(model, _OPS.EXP, [negative], power, schema.ExpOptionsT()),
+        add_operator(model, _OPS.ADD, [power, one], more, schema.AddOptionsT()),
+        add_operator(model, _OPS.LOG, [more], rest),
+        add_operator(model, _OPS.ADD, [positive, rest], y, schema.AddOptionsT()),
+    ]
+
+
+def _writer(model: Any, tensor: int, code: int) -> Any:
+    """The operator that computes a tensor, if it is of that kind."""
+    for operator in model.subgraphs[0].operators:
+        if tensor in operator.outputs and code_of(model, operator) == code:
+            return operator
+    return None
+
+
+def _values(model: Any, tensor: int) -> np.ndarray:
+    data = model.buffers[model.subgraphs[0].tensors[tensor].buffer].data
+    return np.asarray(data, np.uint8).view(np.float32)
+
+
+def _is_constant(model: Any, tensor: int) -> bool:
+    data = model.buffers[model.subgraphs[0].tensors[tensor].buffer].data
+    return data is not None and len(data) > 0
+
+
+def _drop_unread(model: Any) -> None:
+    """Takes away the EXP and the ADD that nobody reads any more."""
+    graph = model.subgraphs[0]
+    while True:
+        read = {int(index) for operator in graph.operators for index in operator.inputs} | set(map(int, graph.outputs))
+        kept = [operator for operator in graph.operators if read & set(map(int, operator.outputs))]
+        if len(kept) == len(graph.operators):
+            return
+        graph.operators = kept
+
+
+def _drop_unused_codes(model: Any) -> None:
+    """LiteRT's quantizer stumbles over operator codes nobody uses."""
+    used = sorted({operator.opcodeIndex for graph in model.subgraphs for operator in graph.operators})
+    model.operatorCodes = [model.operatorCodes[index] for index in used]
+    for graph in model.subgraphs:
+        for operator in graph.operators:
+            operator.opcodeIndex = used.index(operator.opcodeIndex)

@@ -1,0 +1,70 @@
+"""A float graph as quantizers take it, with the same answers: what they refuse, or quietly get wrong, is written otherwise."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+
+from edgekit.convert.decompose import decompose
+from edgekit.convert.rewrite import add_constant, code_of
+
+_PRODUCTS = {schema.BuiltinOperator.NEG, schema.BuiltinOperator.SQUARE}
+_WITH_BIAS = {  # its index in their inputs is 2
+    schema.BuiltinOperator.CONV_2D,
+    schema.BuiltinOperator.DEPTHWISE_CONV_2D,
+    schema.BuiltinOperator.FULLY_CONNECTED,
+}
+
+
+def prepare(model: Any) -> bool:
+    """Makes of the unpacked float `model` what quantizers take, with the same answers; says if anything changed."""
+    return any([decompose(model), _as_products(model), _own_biases(model)])
+
+
+def _as_products(model: Any) -> bool:
+    """NEG becomes a product with -1, SQUARE one with itself: layer normalization and YOLO's boxes have them."""
+    graph = model.subgraphs[0]
+    found = [operator for operator in graph.operators if code_of(model, operator) in _PRODUCTS]
+    if not all(graph.tensors[operator.inputs[0]].type == schema.TensorType.FLOAT32 for operator in found):
+        return False
+    minus_one = -1
+    for operator in found:
+        other = operator.inputs[0]
+        if code_of(model, operator) == schema.BuiltinOperator.NEG:
+            if minus_one < 0:
+                minus_one = add_constant(model, b"edgekit/minus_one", np.array([-1.0], np.float32))
+            other = minus_one
+        operator.inputs = np.array([operator.inputs[0], other], np.int32)
+        operator.builtinOptionsType = schema.BuiltinOptions.MulOptions
+        operator.builtinOptions = schema.MulOptionsT()
+    for code in model.operatorCodes:  # themselves: LiteRT's quantizer stumbles over codes nobody uses
+        if max(code.builtinCode, code.deprecatedBuiltinCode) in _PRODUCTS:
+            code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.MUL
+            code.version = 1
+    return bool(found)
+
+
+def _own_biases(model: Any) -> bool:
+    """A copy of a bias for each layer but the first that has it: the steps of an unrolled GRU, the sides of a twin network.
+
+    An int8 bias has the scale of its layer's input times that of its weights. LiteRT's quantizer makes one for the
+    first layer and leaves the others with it: biases 1.4 times too small, 28 dB where 34.6 are possible (GRU of 8 steps).
+    """
+    graph = model.subgraphs[0]
+    seen: set[int] = set()
+    copies = 0
+    for operator in graph.operators:
+        if code_of(model, operator) not in _WITH_BIAS or len(operator.inputs) < 3 or operator.inputs[2] < 0:
+            continue
+        bias = int(operator.inputs[2])
+        tensor = graph.tensors[bias]
+        values = model.buffers[tensor.buffer].data
+        if bias in seen and values is not None and len(values) and tensor.type == schema.TensorType.FLOAT32:
+            copies += 1
+            name = tensor.name + f"/edgekit_{copies}".encode()
+            bias = add_constant(model, name, np.asarray(values, np.uint8).view(np.float32).reshape(tensor.shape))
+            operator.inputs = np.array([*operator.inputs[:2], bias, *operator.inputs[3:]], np.int32)
+        seen.add(bias)
+    return copies > 0

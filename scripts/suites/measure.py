@@ -1,0 +1,176 @@
+"""One network through every converter: files, and how good each is on the same held-out samples."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgekit.convert.describe import float_operators
+from edgekit.convert.flatbuffer import read_model
+from edgekit.convert.rewrite import packed, unpacked, without_softmax
+from suites import NETWORKS, ROOT, scores
+
+STOCK = ("TFLiteConverter", "litert-quantizer", "onnxruntime")
+MODES = ("int8", "int16x8", "dynamic", "weights8", "float16")
+LIMIT_S = 1800
+
+Result = dict[str, Any]  # of one file: metric, sqnr_db, output_sqnr_db, float_operators, bytes; or error
+
+
+class Failed(Exception):
+    """A tool that did not do it, and the last that it said."""
+
+
+def trained(name: str, folder: Path, *, quick: bool) -> bool:
+    """Trains the network into `folder` unless that was done; whether there was something to do."""
+    if (folder / "made.json").is_file():
+        return False
+    folder.mkdir(parents=True, exist_ok=True)
+    _child(["-m", "suites.train", name, str(folder), *(["--quick"] if quick else [])], folder / "train.log")
+    return True
+
+
+def compared(name: str, folder: Path, modes: Sequence[str] = MODES) -> dict[str, Any]:
+    """Every converter's file of the network in `folder`, measured; a tool that fails is a result, too."""
+    _, labels = _evaluate(folder)
+    judge = getattr(scores, NETWORKS[name].metric)
+    files, failures = _files(name, folder, modes)
+    wanted = _answers(files["float"], folder)
+    inside = _answers(_cut(files["float"]), folder)
+    found: dict[str, Result] = {}
+    for tool, path in files.items():
+        try:
+            got, got_inside = _answers(path, folder), _answers(_cut(path), folder)
+        except Failed as failed:
+            failures[tool] = str(failed)
+            continue
+        found[tool] = {
+            "metric": round(judge(labels, got), 4),
+            "sqnr_db": _sqnr_db(inside, got_inside),
+            "output_sqnr_db": _sqnr_db(wanted, got),
+            "float_operators": None if path.suffix == ".onnx" else len(float_operators(read_model(path))),
+            "bytes": path.stat().st_size,
+        }
+    found |= {tool: {"error": told} for tool, told in failures.items()}
+    return {"network": name, "metric": NETWORKS[name].metric, "held_out": len(labels), "results": found}
+
+
+def _files(name: str, folder: Path, modes: Sequence[str]) -> tuple[dict[str, Path], dict[str, str]]:
+    """Tool -> its file, and tool -> why there is none. The first one is edgekit's float .tflite."""
+    model, samples = folder / "model.keras", folder / "samples.npz"
+    bundle = _edgekit(name, model, folder, "int8", "--mode", "float32")
+    files = {"float": bundle / "models" / "float32.tflite", "edgekit": bundle / "models" / "int8.tflite"}
+    failures: dict[str, str] = {}
+    for mode in modes:
+        if mode != "int8":
+            try:
+                made = _edgekit(name, files["float"], folder, mode)
+                files[f"edgekit {mode}"] = made / "models" / f"{mode}.tflite"
+            except Failed as failed:
+                failures[f"edgekit {mode}"] = str(failed)
+    for tool, function, source, suffix, needs in (
+        ("TFLiteConverter", "tflite_converter", model, ".tflite", ()),
+        ("litert-quantizer", "litert_quantizer", files["float"], ".tflite", ()),
+        ("onnxruntime", "onnxruntime", model, ".onnx", ("onnxruntime", "tf2onnx")),
+    ):
+        if any(find_spec(module) is None for module in needs):
+            continue
+        out = folder / f"{function}{suffix}"
+        out.unlink(missing_ok=True)
+        try:
+            words = ["-m", "suites.stock", function, str(source), str(samples), str(out)]
+            _child(words, folder / f"{function}.log")
+            files[tool] = out
+        except Failed as failed:
+            failures[tool] = str(failed)
+    return files, failures
+
+
+def _edgekit(name: str, model: Path, folder: Path, mode: str, *more: str) -> Path:
+    """The bundle that `edgekit convert` makes; its gate is open, because what it would refuse belongs in the table."""
+    bundle = folder / f"edgekit-{mode}"
+    subprocess.run(["rm", "-rf", str(bundle)], check=True)
+    metric = NETWORKS[name].metric
+    named = [] if metric in ("top1", "mae") else ["--metric", f"{Path(scores.__file__)}:{metric}"]
+    words = ["convert", str(model), "-o", str(bundle), "--mode", mode, "--max-drop", "100", "--no-report"]
+    words += ["--samples", str(folder / "samples.npz"), "--evaluate", str(folder / "evaluate.npz"), *named, *more]
+    _child(["-m", "edgekit.cli.main", *words], folder / f"edgekit-{mode}.log")
+    return bundle
+
+
+def _cut(path: Path) -> Path:
+    """The model without its last softmax, beside it; itself if it has none."""
+    if path.suffix == ".onnx":
+        return _cut_onnx(path)
+    model = unpacked(path.read_bytes())
+    if not without_softmax(model):
+        return path
+    cut = path.parent / f"{path.stem}.cut.tflite"
+    cut.write_bytes(packed(model))
+    return cut
+
+
+def _cut_onnx(path: Path) -> Path:
+    import onnx
+
+    model = onnx.load(path)
+    writer = {output: node for node in model.graph.node for output in node.output}
+    last = writer[model.graph.output[0].name]
+    while last.op_type in ("QuantizeLinear", "DequantizeLinear", "Identity"):
+        last = writer[last.input[0]]
+    if last.op_type != "Softmax":
+        return path
+    model.graph.output[0].name = last.input[0]
+    cut = path.with_name(f"{path.stem}.cut.onnx")
+    onnx.save(model, cut)
+    return cut
+
+
+def _answers(path: Path, folder: Path) -> np.ndarray:
+    out = folder / "answers.npy"
+    _child(["-m", "suites.answer", str(path), str(folder / "evaluate.npz"), str(out)], folder / "answer.log")
+    return np.load(out)
+
+
+def _evaluate(folder: Path) -> tuple[Mapping[str, np.ndarray], np.ndarray]:
+    with np.load(folder / "evaluate.npz") as arrays:
+        return {name: arrays[name] for name in arrays.files if name != "y"}, arrays["y"]
+
+
+def _sqnr_db(wanted: np.ndarray, got: np.ndarray) -> float:
+    """10 log10(sum f^2 / sum (f - q)^2)."""
+    noise = float(np.square(wanted.astype(np.float64) - got).sum())
+    return round(float(10 * np.log10(np.square(wanted, dtype=np.float64).sum() / max(noise, 1e-30))), 2)
+
+
+def _child(arguments: Sequence[str], log: Path) -> None:
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(ROOT / "scripts"), str(ROOT), *sys.path]),
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "CUDA_VISIBLE_DEVICES": "-1",
+        "KERAS_BACKEND": "tensorflow",
+    }
+    with log.open("wb") as output:
+        try:
+            done = subprocess.run(
+                [sys.executable, *arguments], stdout=output, stderr=output, env=environment, timeout=LIMIT_S
+            )
+        except subprocess.TimeoutExpired as error:
+            raise Failed(f"not done in {LIMIT_S} s") from error
+    if done.returncode != 0:
+        lines = [line for line in log.read_text("utf-8", "replace").splitlines() if line.strip()]
+        told = next((line for line in lines if line.startswith("edgekit: ")), lines[-1] if lines else "")
+        raise Failed(f"exit code {done.returncode}: {told[:300]}")
+
+
+if __name__ == "__main__":
+    print(json.dumps(compared(sys.argv[1], Path(sys.argv[2])), indent=1))

@@ -1,0 +1,117 @@
+"""The suite's results as tables: for a terminal of 80 columns, for README.md and for docs/suite.md."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from suites import ROOT
+from suites.measure import MODES, STOCK
+
+TOOLS = ("edgekit", *STOCK)
+METRICS = {"top1": "top-1", "iou": "IoU", "ap50": "AP50", "mae": "MAE, less is better"}
+SAME_DB = 0.3  # less is no difference
+START, END = "<!-- suite: scripts/suite --readme writes this -->", "<!-- suite: end -->"
+
+Row = Sequence[str]
+
+
+def printed(results: Sequence[Mapping[str, Any]]) -> str:
+    """For a terminal: each tool's metric and SQNR, and how edgekit stands beside the better of the two stock converters."""
+    shown = [tool for tool in TOOLS if any(tool in one["results"] for one in results)]
+    head = ("network", "metric", "float", *(_short(tool) for tool in shown), "")
+    rows = [head]
+    for one in results:
+        cells = [_cell(one["results"].get(tool)) for tool in shown]
+        rows.append((one["network"], one["metric"], f"{one['results']['float']['metric']:.3g}", *cells, standing(one)))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    note = "int8: metric on held-out samples / SQNR to float in dB, before the last softmax; f: float operators left"
+    return "\n".join([*lines, "", note])
+
+
+def standing(one: Mapping[str, Any]) -> str:
+    """`ok`, or in what edgekit is worse than the better of TFLiteConverter and litert-quantizer.
+
+    A metric is worse if it is by more than one held-out sample in two hundred: less is which way single samples fell.
+    """
+    ours = one["results"]["edgekit"]
+    others = [one["results"][tool] for tool in STOCK[:2] if "error" not in one["results"].get(tool, {"error": ""})]
+    if "error" in ours:
+        return "FAILED"
+    if not others:
+        return "ok"
+    worse = []
+    if ours["sqnr_db"] < max(other["sqnr_db"] for other in others) - SAME_DB:
+        worse.append("dB")
+    sign = -1 if one["metric"] == "mae" else 1
+    best = max(sign * other["metric"] for other in others)
+    if sign * ours["metric"] < best - 0.005 * abs(best):
+        worse.append("metric")
+    return "less " + ", ".join(worse) if worse else "ok"
+
+
+def write_documents(results: Sequence[Mapping[str, Any]]) -> None:
+    """The tables between their markers in README.md (int8) and docs/suite.md (everything)."""
+    for path, text in ((ROOT / "README.md", _readme(results)), (ROOT / "docs" / "suite.md", _whole(results))):
+        path.write_text(between_markers(path.read_text("utf-8"), text), "utf-8")
+
+
+def between_markers(document: str, text: str) -> str:
+    """The document with `text` between the markers. ValueError if it has none."""
+    pattern = re.compile(f"{re.escape(START)}.*?{re.escape(END)}", re.S)
+    if not pattern.search(document):
+        raise ValueError(f"no line {START}")
+    return pattern.sub(lambda _: f"{START}\n{text}\n{END}", document)
+
+
+def _readme(results: Sequence[Mapping[str, Any]]) -> str:
+    rows: list[Row] = [("network", "float", *(_short(tool) for tool in TOOLS))]
+    for one in results:
+        cells = [_cell(one["results"].get(tool)) for tool in TOOLS]
+        rows.append((f"{one['network']}, {METRICS[one['metric']]}", f"{one['results']['float']['metric']:.3g}", *cells))
+    return _markdown(rows)
+
+
+def _whole(results: Sequence[Mapping[str, Any]]) -> str:
+    int8: list[Row] = [
+        ("network", "held out", "tool", "metric", "SQNR, dB", "of the output, dB", "float operators", "KiB")
+    ]
+    for one in results:
+        for tool in ("float", *TOOLS, *(f"edgekit {mode}" for mode in MODES[1:])):
+            found = one["results"].get(tool)
+            if found is None:
+                continue
+            name = f"{one['network']}, {METRICS[one['metric']]}" if tool == "float" else ""
+            count = str(one["held_out"]) if tool == "float" else ""
+            if "error" in found:
+                int8.append((name, count, tool, "-", f"fails: {_plain(found['error'])}", "", "", ""))
+                continue
+            figures = ("", "") if tool == "float" else (f"{found['sqnr_db']:.1f}", f"{found['output_sqnr_db']:.1f}")
+            left = "" if found["float_operators"] is None else str(found["float_operators"])
+            size = f"{found['bytes'] / 1024:.1f}"
+            int8.append((name, count, tool, f"{found['metric']:.4g}", *figures, left, size))
+    return _markdown(int8)
+
+
+def _markdown(rows: Sequence[Row]) -> str:
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
+
+
+def _cell(found: Mapping[str, Any] | None) -> str:
+    if found is None:
+        return ""
+    if "error" in found:
+        return "fails"
+    left = f" {found['float_operators']}f" if found["float_operators"] else ""
+    return f"{found['metric']:.3g} / {found['sqnr_db']:.1f}{left}"
+
+
+def _short(tool: str) -> str:
+    return {"TFLiteConverter": "TFLite", "litert-quantizer": "litert-q"}.get(tool, tool)
+
+
+def _plain(error: str) -> str:
+    return " ".join(error.replace("|", "/").split())[:120]

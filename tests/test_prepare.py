@@ -1,0 +1,100 @@
+"""A float graph is written as quantizers take it: the same answers, and nothing that they refuse or quietly get wrong."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+pytest.importorskip("ai_edge_litert", reason="pip install 'edgekit[convert]'")
+
+from handmade_model import T, build
+
+from edgekit.convert import choose
+from edgekit.convert.calibrate import measure_extremes
+from edgekit.convert.flatbuffer import read_model
+from edgekit.convert.prepare import prepare
+from edgekit.convert.quality import sqnr_db
+from edgekit.convert.quantize import quantize
+from edgekit.convert.ranges import min_max
+from edgekit.convert.rewrite import packed, unpacked
+from edgekit.runner import load
+
+
+def random() -> np.random.Generator:
+    return np.random.default_rng(11)
+
+
+def twin(path):
+    """One layer for two inputs of very different size: it has the weights and the bias twice."""
+    a, b = T("a", (1, 8)), T("b", (1, 8))
+    weights = T("w", (8, 8), data=random().normal(size=(8, 8)).astype(np.float32))
+    bias = T("bias", (8,), data=np.linspace(-2, 2, 8).astype(np.float32))
+    of_a, of_b = T("of_a", (1, 8)), T("of_b", (1, 8))
+    steps = [("FULLY_CONNECTED", [a, weights, bias], [of_a]), ("FULLY_CONNECTED", [b, weights, bias], [of_b])]
+    names = {"a": "a", "b": "b", "x": "of_a", "y": "of_b"}
+    path.write_bytes(build(steps, inputs=[a, b], outputs=[of_a, of_b], names=names))
+    return {
+        "a": random().normal(size=(40, 1, 8)).astype(np.float32),
+        "b": 0.3 * random().random((40, 1, 8), np.float32),
+    }
+
+
+@pytest.mark.parametrize("mode", ["int8", "int16x8"])
+def test_a_bias_that_two_layers_share_has_the_scale_that_each_of_them_needs(tmp_path, mode):
+    feeds = twin(tmp_path / "twin.tflite")
+    choice = choose.choose(tmp_path / "twin.tflite", mode, feeds, tmp_path / "c", policy="min-max")
+    graph = read_model(choice.path).subgraphs[0]
+    layers = [[graph.tensors[i] for i in op.inputs] for op in graph.operators if op.name == "FULLY_CONNECTED"]
+
+    assert len(layers) == 2
+    for into, weights, bias in layers:
+        np.testing.assert_allclose(bias.scale, into.scale[0] * np.array(weights.scale), rtol=1e-5)
+
+
+def test_what_shares_a_bias_answers_as_float_does(tmp_path):
+    feeds = twin(tmp_path / "twin.tflite")
+    choice = choose.choose(tmp_path / "twin.tflite", "int8", feeds, tmp_path / "c", policy="min-max")
+    given = {name: array[:, 0] for name, array in feeds.items()}
+    wanted, got = load(tmp_path / "twin.tflite")(given), load(choice.path)(given)
+
+    assert sqnr_db([wanted["x"]], [got["x"]]) > 35
+    assert sqnr_db([wanted["y"]], [got["y"]]) > 35
+
+
+def test_litert_still_needs_a_bias_for_each_layer(tmp_path):
+    """Why there are copies: should this fail one day, they can go."""
+    feeds = twin(tmp_path / "twin.tflite")
+    ranges = [min_max(measure_extremes(tmp_path / "twin.tflite", feeds))]
+    made = quantize(tmp_path / "twin.tflite", "int8", ranges, tmp_path / "q", back_ends=["litert"])
+    given = {name: array[:, 0] for name, array in feeds.items()}
+    wanted, got = load(tmp_path / "twin.tflite")(given)["y"], load(made.paths[0])(given)["y"]
+
+    assert sqnr_db([wanted], [got]) < 20
+
+
+def operator(path, name, x):
+    """The file of a network of one operator; its answers to `x`."""
+    into, out = T("x", x.shape[1:]), T("y", x.shape[1:])
+    path.write_bytes(build([(name, [into], [out])], inputs=[into], outputs=[out], names={"x": "x", "y": "y"}))
+    return load(path)(x[:, 0])
+
+
+@pytest.mark.parametrize("name", ["NEG", "SQUARE"])
+def test_what_no_quantizer_takes_is_written_as_what_they_do(tmp_path, name):
+    x = random().normal(size=(40, 1, 8)).astype(np.float32)
+    wanted = operator(tmp_path / "one.tflite", name, x)
+    model = unpacked((tmp_path / "one.tflite").read_bytes())
+
+    assert prepare(model)
+    (tmp_path / "prepared.tflite").write_bytes(packed(model))
+    np.testing.assert_array_equal(load(tmp_path / "prepared.tflite")(x[:, 0]), wanted)
+
+    choice = choose.choose(tmp_path / "one.tflite", "int8", {"x": x}, tmp_path / "c", policy="min-max")
+    assert sqnr_db([wanted], [load(choice.path)(x[:, 0])]) > 30
+
+
+def test_a_model_that_needs_nothing_is_left_alone(tmp_path):
+    x = random().normal(size=(4, 1, 8)).astype(np.float32)
+    operator(tmp_path / "one.tflite", "TANH", x)
+
+    assert not prepare(unpacked((tmp_path / "one.tflite").read_bytes()))
