@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from edgekit.convert.spelling import known_to_tflite
 from edgekit.errors import ConversionError, NotAModel
 
 
@@ -65,7 +66,8 @@ def _save_keras(keras: Any, model: Any, path: Path) -> Path:
         return path
     if not model.built:
         raise NotAModel("the Keras model has no weights yet", hint="call it once on a sample, or build() it")
-    model.export(path, format="tf_saved_model", verbose=False)
+    with known_to_tflite(sys.modules["tensorflow"]):
+        model.export(path, format="tf_saved_model", verbose=False)
     return path
 
 
