@@ -22,6 +22,7 @@ from edgekit.convert.custom_code import load_custom
 from edgekit.convert.keras_file import check_code, read_configuration
 from edgekit.convert.loading import Loading
 from edgekit.convert.saved_model_file import check_folder, check_operators, choose_signature, fill
+from edgekit.convert.spelling import known_to_tflite
 from edgekit.errors import ConversionError, EdgekitError, NotAModel, SamplesError
 
 COMPARED = 16  # samples on which the float .tflite is compared with the source model
@@ -215,7 +216,8 @@ def _traced(tf: Any, source: Source, inputs: Mapping[str, Any], folder: Path) ->
     try:
         module = tf.Module()
         module.kept = source.kept
-        function = tf.function(lambda **given: source.answer(given)).get_concrete_function(**inputs)
+        with known_to_tflite(tf):
+            function = tf.function(lambda **given: source.answer(given)).get_concrete_function(**inputs)
         tf.saved_model.save(module, str(folder), signatures={SIGNATURE: function})
     except Exception as error:
         raise ConversionError(
