@@ -263,6 +263,29 @@ def test_two_quantizers_make_the_same_answers_of_the_same_ranges(model, feeds, t
     np.testing.assert_allclose(*answers, atol=2.1 * np.ptp(answers[0]) / 255)
 
 
+def test_several_ranges_in_one_go_make_the_files_that_each_makes_alone(model, feeds, tmp_path):
+    extremes = measure_extremes(model, feeds)
+    several = [min_max(extremes), quantile(extremes, 0.9)]
+    together = quantize.quantize(model, "int8", several, tmp_path / "both", back_ends=["litert"]).paths
+    alone = [
+        quantize.quantize(model, "int8", [one], tmp_path / f"one{i}", back_ends=["litert"]).paths[0]
+        for i, one in enumerate(several)
+    ]
+
+    assert [path.read_bytes() for path in together] == [path.read_bytes() for path in alone]
+    assert together[0].read_bytes() != together[1].read_bytes()
+
+
+def test_what_was_measured_before_is_not_measured_again(model, feeds, tmp_path, monkeypatch):
+    extremes = measure_extremes(model, feeds)
+    wanted = choose.choose(model, "int8", feeds, tmp_path / "a")
+    monkeypatch.setattr(choose, "measure_extremes", None)
+
+    choice = choose.choose(model, "int8", feeds, tmp_path / "b", extremes=extremes)
+
+    assert (choice.policy, choice.path.read_bytes()) == (wanted.policy, wanted.path.read_bytes())
+
+
 def test_when_one_quantizer_fails_the_next_one_is_taken(model, feeds, tmp_path, monkeypatch):
     pytest.importorskip("litert_quantizer")
     run = quantize._run

@@ -107,12 +107,12 @@ def test_the_table_fits_a_terminal_and_tells_failures_and_float_operators():
 
 
 def test_only_what_is_between_the_markers_is_written_anew():
-    document = f"before\n{table.START}\nold | table\n{table.END}\nafter\n"
+    document = f"before\n{table.START}old | table{table.END}\nafter\n"
     written = table.between_markers(document, "new \\1 table")
 
-    assert written == f"before\n{table.START}\nnew \\1 table\n{table.END}\nafter\n"
+    assert written == f"before\n{table.START}new \\1 table{table.END}\nafter\n"
     assert table.between_markers(written, "new \\1 table") == written
-    with pytest.raises(ValueError, match="no line"):
+    with pytest.raises(ValueError, match="no <!-- suite -->"):
         table.between_markers("nothing here", "new")
 
 

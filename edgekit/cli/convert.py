@@ -10,9 +10,10 @@ import click
 
 from edgekit.cli.inspect import show_qualities
 from edgekit.cli.lint import show_findings
+from edgekit.cli.samples import samples_of
 from edgekit.cli.show import json_option, show_facts, show_json, show_table, showing_progress, size_text
 from edgekit.cli.targets import TARGET
-from edgekit.convert.modes import AUTO, LEVELS, METRICS, MODES, POLICIES
+from edgekit.convert.modes import AUTO, END_TYPES, LEVELS, METRICS, MODES, POLICIES
 
 if TYPE_CHECKING:
     from edgekit.convert import ConversionResult
@@ -29,7 +30,7 @@ Examples:
   edgekit convert model.keras -o bundle --samples samples.npz \\
       --custom layers.py
 """
-SOURCES = ".npz, .npy, a folder of images or WAV files, .csv, .tfrecord, or file.py:function, which is run"
+SOURCES = ".npz, .npy, a folder of images, WAV files or .npz, .csv, .tfrecord, or file.py:function, which is run"
 METRIC = f"{', '.join(METRICS)}; NAME@OUTPUT of several outputs; or your own. Default: what fits y."
 FILE = click.Path(path_type=Path)
 
@@ -48,7 +49,10 @@ def samples_used(text: str) -> int | None:
 @click.option(
     "-o", "--output", required=True, type=FILE, help="The bundle's folder; an older bundle there is replaced."
 )
-@click.option("--samples", required=True, type=FILE, help=f"About 100 typical inputs: {SOURCES}.")
+@click.option("--samples", type=FILE, help=f"Typical inputs, 100 or more: {SOURCES}.")
+@click.option(
+    "--from-device", metavar="DEVICE", help="Instead: what its runner recorded (run infer INPUT... --record)."
+)
 @click.option(
     "--evaluate", type=FILE, help="Held-out inputs with labels (npz, CSV: y; folders: classes): the task metric."
 )
@@ -78,6 +82,13 @@ def samples_used(text: str) -> int | None:
     default=AUTO,
     help=f"How activations get their ranges: {', '.join(POLICIES)}, or (default) auto: the best on samples held out.",
 )
+@click.option(
+    "--input-type",
+    type=click.Choice(END_TYPES),
+    default="int8",
+    help="What goes into mode int8: int8 (default), or uint8: raw camera bytes, older Coral programs.",
+)
+@click.option("--output-type", type=click.Choice(END_TYPES), default="int8", help="What comes out of mode int8.")
 @click.option("--recipe", type=FILE, help="TOML: which operators of --mode mixed stay float.")
 @click.option(
     "--repair",
@@ -121,7 +132,14 @@ def samples_used(text: str) -> int | None:
 @json_option
 @click.pass_obj
 def convert_command(
-    typed: list[str], /, as_json: bool, report: Path | None, no_report: bool, **options: object
+    typed: list[str],
+    /,
+    as_json: bool,
+    report: Path | None,
+    no_report: bool,
+    samples: Path | None,
+    from_device: str | None,
+    **options: object,
 ) -> None:
     """Make a bundle of MODEL (.keras, .h5, SavedModel, float .tflite): full int8, checked, measured.
 
@@ -130,8 +148,9 @@ def convert_command(
     from edgekit.convert import convert
 
     page = False if no_report else report or True
-    with showing_progress(as_json) as progress:
-        result = convert(**options, report=page, command=command_of(typed), progress=progress)  # type: ignore[arg-type]
+    with showing_progress(as_json) as progress, samples_of(from_device, samples, progress) as given:
+        options |= {"samples": given, "report": page, "command": command_of(typed), "progress": progress}
+        result = convert(**options)  # type: ignore[arg-type]
     for warning in result.warnings:
         click.secho(f"warning: {warning}", err=True, fg="yellow")
     if as_json:

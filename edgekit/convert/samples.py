@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +12,7 @@ import numpy as np
 from edgekit import preprocess
 from edgekit.convert.memory import memory_bytes
 from edgekit.convert.samples_csv import read_csv
-from edgekit.convert.samples_folder import read_folder
+from edgekit.convert.samples_folder import read_arrays, read_folder
 from edgekit.convert.samples_function import read_function, split_function
 from edgekit.convert.samples_tfrecord import read_tfrecord
 from edgekit.errors import InputError, PreprocessError, SamplesError
@@ -67,8 +65,9 @@ class Samples:
 def read_samples(
     path: Path | Samples, *, with_labels: bool, classes: Sequence[str] = (), most: int | None = None
 ) -> Samples:
-    """The samples in a .npz (arrays by input name, labels as `y`) or .npy file, a folder of images or of WAV files, a CSV or
-    TFRecord file, or what `file.py:function` gives (which is run). Samples that are in memory already are only checked.
+    """The samples in a .npz (arrays by input name, labels as `y`) or .npy file, a folder of images, WAV files or
+    arrays (one sample each), a CSV or TFRecord file, or what `file.py:function` gives (which is run). Samples that are
+    in memory already are only checked.
 
     `classes` are the names of the labels in their order. Of a folder, a TFRecord and a function at most `most` are read.
     Raises SamplesError for fewer than two samples, for values that are not finite numbers, for arrays of different
@@ -215,29 +214,6 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise InputError(
             f"{path} does not exist",
-            hint="give a .npz or .npy file of input samples, a folder of images or WAV files, ...",
+            hint="give a .npz or .npy file of input samples, a folder of images, WAV files or arrays, ...",
         )
-    try:
-        loaded = np.load(path, allow_pickle=False)  # a pickle runs code: never
-        if isinstance(loaded, np.ndarray):
-            return {"x": loaded}
-        with loaded:
-            unpacked = sum(member.file_size for member in loaded.zip.infolist())
-            if unpacked > memory_bytes() // 2:  # a bomb, or more than can be worked with: it is copied on the way
-                raise ValueError(f"{unpacked / 2**30:.1f} GiB of arrays are more than half of this machine's memory")
-            return {name: loaded[name] for name in loaded.files}
-    # zipfile: RuntimeError for what is encrypted, or packed in a way that it does not know
-    except (
-        ValueError,
-        OSError,
-        EOFError,
-        KeyError,
-        RuntimeError,
-        MemoryError,
-        zlib.error,
-        zipfile.BadZipFile,
-    ) as error:
-        raise InputError(
-            f"{path} is not a .npz or .npy file of plain numbers: {error}",
-            hint="write it with np.savez(file, x=np.stack(inputs)); Python objects (pickles) are never loaded",
-        ) from error
+    return read_arrays(path, most_bytes=memory_bytes() // 2)  # more cannot be worked with: it is copied on the way

@@ -78,6 +78,13 @@ class Model:
             return answers[0]
         return {tensor.name: answer for tensor, answer in zip(self.outputs, answers)}
 
+    def samples(self, inputs: Any) -> list[dict[str, Array]]:
+        """The raw samples in what a call would take, one for a sample, n for a batch: each an array by input name."""
+        given = inputs if isinstance(inputs, Mapping) or len(self.inputs) > 1 else {self.inputs[0].name: inputs}
+        columns, batched = self._columns(given, False)
+        rows = zip(*columns) if batched else [columns]
+        return [{tensor.name: array for tensor, array in zip(self.inputs, row)} for row in rows]
+
     def _samples(self, tensor: Tensor, given: Any, raw: bool) -> tuple[Any, bool]:
         """What was given for one input, a sample or a sequence of samples, and whether it is the latter."""
         wanted, batch_dimensions = self._takes[tensor.name]
