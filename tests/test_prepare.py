@@ -93,6 +93,90 @@ def test_what_no_quantizer_takes_is_written_as_what_they_do(tmp_path, name):
     assert sqnr_db([wanted], [load(choice.path)(x[:, 0])]) > 30
 
 
+def several(path, steps, into, out):
+    path.write_bytes(build(steps, inputs=[into], outputs=[out], names={"x": into.name, "y": out.name}))
+    return path
+
+
+def total(path):
+    """The sum over the rows."""
+    into, out = T("x", (1, 16, 8)), T("y", (1, 8))
+    axis = T("axis", (1,), "int32", data=np.array([1], np.int32))
+    return several(path, [("SUM", [into, axis], [out])], into, out)
+
+
+def softplus(path):
+    into, out = T("x", (1, 16, 8)), T("y", (1, 16, 8))
+    power, more = T("power", (1, 16, 8)), T("more", (1, 16, 8))
+    one = T("one", (), data=np.array(1, np.float32))
+    return several(path, [("EXP", [into], [power]), ("ADD", [power, one], [more]), ("LOG", [more], [out])], into, out)
+
+
+def elu(path):
+    into, out = T("x", (1, 16, 8)), T("y", (1, 16, 8))
+    return several(path, [("ELU", [into], [out])], into, out)
+
+
+@pytest.mark.parametrize("made", [total, softplus, elu])
+def test_what_int8_does_badly_is_the_same_function_written_otherwise(tmp_path, made):
+    """Without: 9 dB, 11 dB, and no file at all."""
+    source = made(tmp_path / "source.tflite")
+    x = 2 * random().normal(size=(60, 1, 16, 8)).astype(np.float32)
+    wanted = load(source)(x[:, 0])
+    model = unpacked(source.read_bytes())
+
+    assert prepare(model)
+    (tmp_path / "prepared.tflite").write_bytes(packed(model))
+    np.testing.assert_allclose(load(tmp_path / "prepared.tflite")(x[:, 0]), wanted, rtol=1e-5, atol=1e-5)
+
+    choice = choose.choose(source, "int8", {"x": x}, tmp_path / "c", policy="min-max")
+    assert sqnr_db([wanted], [load(choice.path)(x[:, 0])]) > 33
+
+
+def test_where_one_quantizer_does_it_badly_the_next_one_is_asked(tmp_path, monkeypatch):
+    """LiteRT's does not refuse SUM, but gives its result the scale of what is added."""
+    pytest.importorskip("litert_quantizer")
+    source = total(tmp_path / "source.tflite")
+    x = 2 * random().normal(size=(60, 1, 16, 8)).astype(np.float32)
+    (tmp_path / "c").mkdir()
+    monkeypatch.setattr(choose, "prepared", lambda model, folder: model)  # as it came: nothing is written otherwise
+    choice = choose.choose(source, "int8", {"x": x}, tmp_path / "c")
+
+    assert choice.made_by.startswith("litert-quantizer")
+    assert sqnr_db([load(source)(x[:, 0])], [load(choice.path)(x[:, 0])]) > 33
+
+
+def test_softplus_does_not_overflow_where_its_plain_form_does(tmp_path):
+    source = softplus(tmp_path / "source.tflite")
+    model = unpacked(source.read_bytes())
+    prepare(model)
+    (tmp_path / "prepared.tflite").write_bytes(packed(model))
+    x = np.full((1, 16, 8), 100.0, np.float32)
+
+    assert np.isinf(load(source)(x)).all()
+    np.testing.assert_allclose(load(tmp_path / "prepared.tflite")(x), 100.0)
+
+
+def test_a_power_that_somebody_else_reads_too_stays(tmp_path):
+    into, power, more = T("x", (1, 8)), T("power", (1, 8)), T("more", (1, 8))
+    log, out = T("log", (1, 8)), T("y", (1, 8))
+    one = T("one", (), data=np.array(1, np.float32))
+    steps = [
+        ("EXP", [into], [power]),
+        ("ADD", [power, one], [more]),
+        ("LOG", [more], [log]),
+        ("MUL", [log, power], [out]),
+    ]
+    source = several(tmp_path / "source.tflite", steps, into, out)
+    x = random().normal(size=(20, 8)).astype(np.float32)
+    wanted = load(source)(x)
+    model = unpacked(source.read_bytes())
+    prepare(model)
+    (tmp_path / "prepared.tflite").write_bytes(packed(model))
+
+    np.testing.assert_allclose(load(tmp_path / "prepared.tflite")(x), wanted, rtol=1e-5)
+
+
 def test_a_model_that_needs_nothing_is_left_alone(tmp_path):
     x = random().normal(size=(4, 1, 8)).astype(np.float32)
     operator(tmp_path / "one.tflite", "TANH", x)

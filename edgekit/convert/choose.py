@@ -158,6 +158,8 @@ class _Trial:
         ranges = _one(self._model, self._feeds, self._extremes, policy)
         found: list[tuple[Tried, tuple[Ranges, Path, str]]] = []
         for back_end in BACK_ENDS[self._mode]:
+            if found and (found[-1][0].score_db >= POOR_DB or back_end == "tensorflow"):  # it takes seconds to start
+                break
             with suppress(ConversionError):  # it cannot, or no file runs
                 made = quantize(
                     self._model,
@@ -168,8 +170,6 @@ class _Trial:
                     back_ends=[back_end],
                 )
                 found.append((judges.judge(made.paths, [policy])[0], (ranges, made.paths[0], made.made_by)))
-                if found[-1][0].score_db >= POOR_DB:
-                    break
         found = [one for one in found if one[0].sqnr_db > NOT_RUNNING_DB]
         if not found:
             return last

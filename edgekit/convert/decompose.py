@@ -50,7 +50,7 @@ def _sum(model: Any, operator: Any) -> list[Any]:
     into, out = (graph.tensors[index] for index in (operator.inputs[0], operator.outputs[0]))
     count = int(np.prod(into.shape)) // max(int(np.prod(out.shape)), 1)
     options = schema.ReducerOptionsT()
-    options.keepDims = operator.builtinOptions.keepDims
+    options.keepDims = bool(getattr(operator.builtinOptions, "keepDims", False))
     mean = add_tensor(model, out.name + b"/mean", out.shape)
     number = add_constant(model, out.name + b"/count", np.array([count], np.float32))
     return [
@@ -80,7 +80,7 @@ def _elu(model: Any, operator: Any) -> list[Any]:
 def _softplus_of(model: Any, log: Any) -> int | None:
     """x, where `log` is that of LOG(EXP(x) + 1): its steps of e^x are too wide where x is small."""
     add = _writer(model, log.inputs[0], _OPS.ADD)
-    if add is None or add.builtinOptions.fusedActivationFunction != schema.ActivationFunctionType.NONE:
+    if add is None or getattr(add.builtinOptions, "fusedActivationFunction", None):
         return None
     ones = [index for index in add.inputs if _is_constant(model, index) and (_values(model, index) == 1).all()]
     rest = [index for index in add.inputs if index not in ones]

@@ -14,11 +14,12 @@ def tflite_converter(network: Path, samples: dict[str, np.ndarray], out: Path) -
     import tensorflow as tf
 
     model = keras.models.load_model(network, compile=False)
-    names = [tensor.name for tensor in model.inputs]
     converter = tf.lite.TFLiteConverter.from_keras_model(model)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     count = len(next(iter(samples.values())))
-    converter.representative_dataset = lambda: ([samples[n][i : i + 1] for n in names] for i in range(count))
+    converter.representative_dataset = lambda: (
+        {n: array[i : i + 1] for n, array in samples.items()} for i in range(count)
+    )
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
     converter.inference_input_type = converter.inference_output_type = tf.int8
     out.write_bytes(converter.convert())
@@ -43,8 +44,9 @@ def onnxruntime(network: Path, samples: dict[str, np.ndarray], out: Path) -> Non
 
     model = keras.models.load_model(network, compile=False)
     exported, ready = out.with_suffix(".float.onnx"), out.with_suffix(".ready.onnx")
+    model({name: array[:1] for name, array in samples.items()})  # what was never called is not exported
     model.export(str(exported), format="onnx", verbose=False)
-    quant_pre_process(str(exported), str(ready))
+    quant_pre_process(str(exported), str(ready), skip_symbolic_shape=True)  # it stumbles over shared layers
 
     class Reader(CalibrationDataReader):
         def __init__(self) -> None:

@@ -12,7 +12,7 @@ from suites.measure import MODES, STOCK
 TOOLS = ("edgekit", *STOCK)
 METRICS = {"top1": "top-1", "iou": "IoU", "ap50": "AP50", "mae": "MAE, less is better"}
 SAME_DB = 0.3  # less is no difference
-START, END = "<!-- suite: scripts/suite --readme writes this -->", "<!-- suite: end -->"
+START, END = "<!-- suite -->", "<!-- /suite -->"  # what is between them, --readme writes
 
 Row = Sequence[str]
 
@@ -53,8 +53,9 @@ def standing(one: Mapping[str, Any]) -> str:
 
 
 def write_documents(results: Sequence[Mapping[str, Any]]) -> None:
-    """The tables between their markers in README.md (int8) and docs/suite.md (everything)."""
-    for path, text in ((ROOT / "README.md", _readme(results)), (ROOT / "docs" / "suite.md", _whole(results))):
+    """What is between the markers of README.md (a sentence) and docs/suite.md (the tables), made anew."""
+    whole = f"\n{_short_table(results)}\n\n{_modes(results)}\n"
+    for path, text in ((ROOT / "README.md", summary(results)), (ROOT / "docs" / "suite.md", whole)):
         path.write_text(between_markers(path.read_text("utf-8"), text), "utf-8")
 
 
@@ -62,19 +63,31 @@ def between_markers(document: str, text: str) -> str:
     """The document with `text` between the markers. ValueError if it has none."""
     pattern = re.compile(f"{re.escape(START)}.*?{re.escape(END)}", re.S)
     if not pattern.search(document):
-        raise ValueError(f"no line {START}")
-    return pattern.sub(lambda _: f"{START}\n{text}\n{END}", document)
+        raise ValueError(f"no {START} in it")
+    return pattern.sub(lambda _: f"{START}{text}{END}", document)
 
 
-def _readme(results: Sequence[Mapping[str, Any]]) -> str:
-    rows: list[Row] = [("network", "float", *(_short(tool) for tool in TOOLS))]
+def summary(results: Sequence[Mapping[str, Any]]) -> str:
+    """In one line, how edgekit's int8 stands beside the stock converters."""
+    good = sum(standing(one) == "ok" for one in results)
+    return (
+        f"On {good} of {len(results)} networks int8 is as good as the better of TFLiteConverter and litert-quantizer, "
+        "or better: `docs/suite.md`."
+    )
+
+
+def _short_table(results: Sequence[Mapping[str, Any]]) -> str:
+    rows: list[Row] = [
+        ("network: metric / SQNR in dB, int8", "float", *TOOLS, "edgekit beside the better of the first two")
+    ]
     for one in results:
         cells = [_cell(one["results"].get(tool)) for tool in TOOLS]
-        rows.append((f"{one['network']}, {METRICS[one['metric']]}", f"{one['results']['float']['metric']:.3g}", *cells))
+        name, value = f"{one['network']}, {METRICS[one['metric']]}", f"{one['results']['float']['metric']:.3g}"
+        rows.append((name, value, *cells, standing(one)))
     return _markdown(rows)
 
 
-def _whole(results: Sequence[Mapping[str, Any]]) -> str:
+def _modes(results: Sequence[Mapping[str, Any]]) -> str:
     int8: list[Row] = [
         ("network", "held out", "tool", "metric", "SQNR, dB", "of the output, dB", "float operators", "KiB")
     ]
