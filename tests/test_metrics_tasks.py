@@ -165,7 +165,7 @@ def test_a_detector_that_got_worse_is_judged_in_points():
     metric = metric_of("map", labels, found)
     same, worse = (judge_labelled(metric, labels, found, other) for other in (found, blurred))
 
-    assert (same.passed, same.measured, same.unit) == (True, 0.0, "points")
+    assert (same.passed, same.measured, same.high, same.unit) == (True, 0.0, 7.5, "points")  # 3 in 40
     assert (worse.passed, worse.certain) == (False, True)
     assert worse.low < worse.measured < worse.high
     assert "of mAP@[.5:.95]" in worse.sentence
