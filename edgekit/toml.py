@@ -16,6 +16,8 @@ else:
 
 def read_toml(path: Path) -> dict[str, Any]:
     """The file's content. Raises InputError if it cannot be read or is not TOML."""
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path} is not a file", hint="check the path")
     try:
         fields: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -98,7 +98,7 @@ tf.saved_model.save(frames, out / "log", signatures={"serving_default": frames.l
 np.savez(out / "log.npz", x=rng.normal(size=(40, 5)).astype("f"))
 tf.saved_model.save(frames, out / "frames", signatures={"serving_default": frames.fixed})
 tf.saved_model.save(frames, out / "free_frames", signatures={"serving_default": frames.free})
-tf.saved_model.save(frames, out / "unnamed", signatures={"other": frames.fixed})
+tf.saved_model.save(frames, out / "unnamed", signatures={"free": frames.free, "log": frames.log})
 np.savez(out / "frames.npz", x=rng.normal(size=(40, 7, 5)).astype("f"))
 
 @keras.saving.register_keras_serializable("mine")
@@ -359,12 +359,12 @@ def test_an_older_bundle_is_replaced_and_nothing_is_left_beside_it(bundle_of, ma
 @pytest.mark.parametrize(
     ("model", "kind", "told", "hint"),
     [
-        ("custom.keras", NotAModel, "custom layers whose code is not in the file: Doubled", "SavedModel"),
+        ("custom.keras", NotAModel, "custom layers whose code is not in the file: mine>Doubled", "--custom"),
         ("custom.h5", NotAModel, "Doubled", "SavedModel"),
-        ("lambda.keras", NotAModel, "Lambda layers", "keras.ops"),
+        ("lambda.keras", NotAModel, "code of its own, which is not run: layer 'lambda'", "--trust"),
         ("cnn.weights.h5", NotAModel, "weights without a model", "model.save"),
         ("truncated.keras", NotAModel, "damaged or not a Keras model", "save it again"),
-        ("unnamed", NotAModel, r"no signature serving_default, only \['other'\]", "model.export"),
+        ("unnamed", NotAModel, r"several signatures: free \(frames\), log \(x\)", "--signature NAME"),
     ],
 )
 def test_a_model_that_cannot_be_converted_says_why(made, tmp_path, model, kind, told, hint):

@@ -146,7 +146,7 @@ def test_an_image_of_16_bits_is_refused(tmp_path):
 def test_a_folder_with_neither_images_nor_recordings_is_refused(tmp_path):
     (tmp_path / "readme.md").write_text("nothing")
 
-    with pytest.raises(SamplesError, match="has no images and no WAV files") as caught:
+    with pytest.raises(SamplesError, match="has no images, no WAV files and no arrays") as caught:
         read_samples(tmp_path, with_labels=False)
 
     assert ".png" in caught.value.hint
@@ -155,7 +155,7 @@ def test_a_folder_with_neither_images_nor_recordings_is_refused(tmp_path):
 def test_a_folder_with_both_is_refused(photos):
     recording(photos / "cat" / "miaow.wav", int16(1, 2))
 
-    with pytest.raises(SamplesError, match="has images and WAV files"):
+    with pytest.raises(SamplesError, match="has WAV files and images"):
         read_samples(photos, with_labels=False)
 
 

@@ -48,10 +48,17 @@ def compare_command(as_json: bool, html: Path | None, max_drop: float | None, **
 
     FLOAT and INT8 are .tflite files, bundles, or BUNDLE:VARIANT; any two models with the same inputs and outputs do.
     """
-    from edgekit.convert.compared import compare
+    from edgekit.convert.apart import run_apart
 
     with showing_progress(as_json) as progress:
-        comparison = compare(**options, html=html, max_drop=max_drop, progress=progress)  # type: ignore[arg-type]
+        comparison: Comparison = run_apart(
+            *("edgekit.convert.compared", "compare"),
+            doing="comparing them",
+            **options,  # type: ignore[arg-type]
+            html=html,
+            max_drop=max_drop,
+            progress=progress,
+        )
     if as_json:
         from edgekit.convert.compare import as_json as plain
 

@@ -10,6 +10,7 @@ import click
 
 from edgekit.cli.inspect import show_qualities
 from edgekit.cli.lint import show_findings
+from edgekit.cli.samples import samples_of
 from edgekit.cli.show import json_option, show_facts, show_json, show_table, showing_progress, size_text
 from edgekit.cli.targets import TARGET
 from edgekit.convert.modes import AUTO, END_TYPES, LEVELS, METRICS, MODES, POLICIES
@@ -26,8 +27,10 @@ Examples:
       --mode int8 --mode float32
   edgekit convert saved_model/ -o bundle --samples photos/ \\
       --preprocess image.toml
+  edgekit convert model.keras -o bundle --samples samples.npz \\
+      --custom layers.py
 """
-SOURCES = ".npz, .npy, a folder of images or WAV files, .csv, .tfrecord, or file.py:function, which is run"
+SOURCES = ".npz, .npy, a folder of images, WAV files or .npz, .csv, .tfrecord, or file.py:function, which is run"
 METRIC = f"{', '.join(METRICS)}; NAME@OUTPUT of several outputs; or your own. Default: what fits y."
 FILE = click.Path(path_type=Path)
 
@@ -46,7 +49,10 @@ def samples_used(text: str) -> int | None:
 @click.option(
     "-o", "--output", required=True, type=FILE, help="The bundle's folder; an older bundle there is replaced."
 )
-@click.option("--samples", required=True, type=FILE, help=f"About 100 typical inputs: {SOURCES}.")
+@click.option("--samples", type=FILE, help=f"Typical inputs, 100 or more: {SOURCES}.")
+@click.option(
+    "--from-device", metavar="DEVICE", help="Instead: what its runner recorded (run infer INPUT... --record)."
+)
 @click.option(
     "--evaluate", type=FILE, help="Held-out inputs with labels (npz, CSV: y; folders: classes): the task metric."
 )
@@ -111,10 +117,29 @@ def samples_used(text: str) -> int | None:
     show_default=True,
     help="Seconds TensorFlow may take.",
 )
+@click.option(
+    "--signature", metavar="NAME", help="Of a SavedModel with several; default: serving_default, or the only one."
+)
+@click.option(
+    "--custom",
+    metavar="FILE.py|MODULE",
+    multiple=True,
+    help="Defines the model's custom layers; it is run. May be given several times.",
+)
+@click.option(
+    "--trust", is_flag=True, help="Run code that is inside the model's file (Lambda layers). Off: it is refused."
+)
 @json_option
 @click.pass_obj
 def convert_command(
-    typed: list[str], /, as_json: bool, report: Path | None, no_report: bool, **options: object
+    typed: list[str],
+    /,
+    as_json: bool,
+    report: Path | None,
+    no_report: bool,
+    samples: Path | None,
+    from_device: str | None,
+    **options: object,
 ) -> None:
     """Make a bundle of MODEL (.keras, .h5, SavedModel, float .tflite): full int8, checked, measured.
 
@@ -123,8 +148,9 @@ def convert_command(
     from edgekit.convert import convert
 
     page = False if no_report else report or True
-    with showing_progress(as_json) as progress:
-        result = convert(**options, report=page, command=command_of(typed), progress=progress)  # type: ignore[arg-type]
+    with showing_progress(as_json) as progress, samples_of(from_device, samples, progress) as given:
+        options |= {"samples": given, "report": page, "command": command_of(typed), "progress": progress}
+        result = convert(**options)  # type: ignore[arg-type]
     for warning in result.warnings:
         click.secho(f"warning: {warning}", err=True, fg="yellow")
     if as_json:

@@ -57,7 +57,7 @@ def deploy_command(
             with_pillow=with_pillow,
             dry_run=dry_run,
             verify=verify,
-            ask=lambda *key: _ask_beside(progress, *key),
+            ask=lambda *key: ask_beside(progress, *key),
             progress=lambda stage, sent, total: progress(STAGES[stage], sent, total),
         )
     if as_json:
@@ -154,6 +154,7 @@ STAGES = {
     "runtime": "building the runtime for its Python",
     "send": "sending",
     "install": "installing the runtime",
+    "fetch": "fetching samples",
     "check": "checking golden vectors on the device",
 }
 
@@ -166,7 +167,8 @@ def ask_host_key(host: str, key_type: str, fingerprint: str) -> bool:
     return click.confirm("Is that the device's own?", default=False, err=True)
 
 
-def _ask_beside(progress: ProgressLine, host: str, key_type: str, fingerprint: str) -> bool:
+def ask_beside(progress: ProgressLine, host: str, key_type: str, fingerprint: str) -> bool:
+    """`ask_host_key` while the progress line is away."""
     with progress.hidden():
         return ask_host_key(host, key_type, fingerprint)
 

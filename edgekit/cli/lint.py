@@ -34,9 +34,19 @@ def lint_command(
     path: Path, target: str | None, samples: Path | None, spec: Path | None, strict: bool, as_json: bool
 ) -> None:
     """Tell what in a model is known to cost accuracy in int8, or not to run: layer, evidence, what to do."""
+    from edgekit.convert.apart import run_apart
     from edgekit.convert.inspection import check_strict, inspect_file
 
-    findings = inspect_file(path, target=target, samples=samples, spec=spec)
+    if samples is None:  # nothing is run, only read
+        findings = inspect_file(path, target=target)
+    else:
+        findings = run_apart(
+            *("edgekit.convert.inspection", "inspect_file", path),
+            doing=f"measuring {path}",
+            target=target,
+            samples=samples,
+            spec=spec,
+        )
     if as_json:
         show_json({"path": str(path), "findings": findings})
     elif not findings:

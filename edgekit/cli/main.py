@@ -27,6 +27,7 @@ COMMANDS = {
     "status": "edgekit.cli.device",
     "rollback": "edgekit.cli.device",
     "remove": "edgekit.cli.device",
+    "samples": "edgekit.cli.samples",
     "targets": "edgekit.cli.targets",
     "completion": "edgekit.cli.completion",
 }
@@ -41,6 +42,7 @@ HELP = {
     "status": "Show what is installed on a device.",
     "rollback": "Make a device's previous release current again.",
     "remove": "Take everything of edgekit's off a device.",
+    "samples": "Fetch the inputs that a device recorded, to convert with them.",
     "targets": "List the kinds of board edgekit knows.",
     "completion": "Print the completion script for your shell.",
 }

@@ -6,21 +6,50 @@ The package can be called: `edgekit.convert("model.keras", "bundle", samples="sa
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edgekit.convert.pipeline import ConversionResult, convert
+    from edgekit.convert.pipeline import ConversionResult
+    from edgekit.convert.samples import Samples
 
 __all__ = ["ConversionResult", "convert"]
 
 
+def convert(
+    model: Any,
+    output: Path | str,
+    samples: Path | str | Samples,
+    *,
+    progress: Callable[..., None] | None = None,
+    **options: Any,
+) -> ConversionResult:
+    """`pipeline.convert`, which documents the options, in a process of its own: what crashes there does not crash here.
+
+    `model` is a path, or a Keras model, tf.function, concrete function or tf.Module of the calling process.
+    """
+    from edgekit.convert.apart import run_apart
+    from edgekit.convert.live_model import on_disk
+
+    with on_disk(model) as path:
+        result: ConversionResult = run_apart(
+            *("edgekit.convert.pipeline", "convert", path, Path(output)),
+            Path(samples) if isinstance(samples, str) else samples,
+            doing=f"converting {path.name}",
+            progress=progress,
+            **options,
+        )
+    return result
+
+
 def __getattr__(name: str) -> Any:
     # not imported above: `edgekit inspect` reads a file's structure without numpy and an interpreter
-    if name in __all__:
+    if name == "ConversionResult":
         from edgekit.convert import pipeline
 
-        return getattr(pipeline, name)
+        return pipeline.ConversionResult
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from edgekit.convert import ConversionResult
+from edgekit.convert import convert as convert_files
 from edgekit.convert.gate import MAX_DROP
 from edgekit.convert.modes import AUTO
-from edgekit.convert.pipeline import ConversionResult
-from edgekit.convert.pipeline import convert as convert_files
 from edgekit.convert.samples import Samples
 from edgekit.convert.samples_memory import samples_of
 from edgekit.convert.settle import MOST
@@ -19,7 +19,7 @@ PathLike = str | os.PathLike[str]
 
 
 def convert(
-    model: PathLike,
+    model: Any,
     output: PathLike,
     samples: Any,
     *,
@@ -39,6 +39,9 @@ def convert(
     max_drop: float = MAX_DROP,
     report: PathLike | bool = True,
     strict: bool = False,
+    signature: str | None = None,
+    custom: str | Sequence[str] = (),
+    trust: bool = False,
     timeout: float = 1800.0,
     progress: Callable[..., None] = lambda stage: None,
 ) -> ConversionResult:
@@ -46,13 +49,13 @@ def convert(
 
     `samples` and `evaluate` are paths as on the command line (also "file.py:function"), or what is in memory: an array
     (n, ...), a pair (inputs, labels), a mapping of arrays by input name (labels: "y"), or anything that gives one sample
-    after the other, such as a generator or a tf.data.Dataset.
+    after the other, such as a generator or a tf.data.Dataset. `model` may be a Keras model, a tf.function or a tf.Module.
     Without `max_samples` ranges take as many as they need. `mode` is one mode or several, `report=False` is
     `--no-report`, `timeout` is in seconds; `progress` is called with the name of each stage. Raises EdgekitError: what
     the command would print, with its exit code; QualityLost where the gate refuses the model.
     """
     return convert_files(
-        Path(model),
+        model,
         Path(output),
         _given(samples, "samples", most=max_samples or MOST),
         evaluate=None if evaluate is None else _given(evaluate, "evaluate", most=None),
@@ -71,6 +74,9 @@ def convert(
         max_drop=max_drop,
         report=report if isinstance(report, bool) else Path(report),
         strict=strict,
+        signature=signature,
+        custom=(custom,) if isinstance(custom, str) else tuple(custom),
+        trust=trust,
         timeout_s=timeout,
         progress=progress,
     )

@@ -16,6 +16,8 @@ def read_labels(path: Path | None) -> list[str]:
     """The class names in a text file; none without one."""
     if path is None:
         return []
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path} is not a file", hint="give a text file with one label a line")
     try:
         return path.read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:

@@ -18,7 +18,7 @@ import numpy as np
 
 from edgekit.convert.flatbuffer import read_model
 from edgekit.errors import ConversionError, NotAModel
-from edgekit.runner.interpreter import open_interpreter
+from edgekit.runner.interpreter import invoke, open_interpreter
 from edgekit.runner.model import describe_variant
 
 try:  # private to ai-edge-litert 2.3; without it the public, slower way below gives the same numbers
@@ -115,7 +115,7 @@ def measure_histograms(model: Path, feeds: Feeds, extremes: Extremes, *, threads
         count = look(interpreter)
         counts = np.zeros((len(places), BINS), np.int64)
         for _ in _fed(interpreter, feeds, indexes):
-            interpreter.invoke()
+            invoke(interpreter)
             counts = count()
         return counts
 
@@ -156,12 +156,19 @@ def _fed(interpreter: Any, feeds: Feeds, indexes: Sequence[int] | np.ndarray) ->
 
 
 def _native_row(interpreter: Any) -> dict[str, tuple[float, float]]:
-    found = _native.InvokeWithCalibration(interpreter._native_handle(), 0)
+    try:
+        found = _native.InvokeWithCalibration(interpreter._native_handle(), 0)
+    except RuntimeError as error:
+        told = next(iter(str(error).strip().splitlines()), "")
+        raise ConversionError(
+            f"LiteRT does not run it on the samples: {told[:200]}",
+            hint="do the samples look as the model wants them (range, --preprocess)? was its file damaged?",
+        ) from error
     return {name: (row.min, row.max) for name, row in found.items()}
 
 
 def _public_row(interpreter: Any) -> dict[str, tuple[float, float]]:
-    interpreter.invoke()
+    invoke(interpreter)
     row = {}
     for details in interpreter.get_tensor_details():
         if details["dtype"] == np.float32 and details["name"] and 0 not in details["shape"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit import errors
+from edgekit.convert.memory import limit_memory
 from edgekit.errors import ConversionError, EdgekitError
 
 
@@ -32,19 +34,17 @@ def run_child(
     `who` is `doing` what, for messages: "TensorFlow", "converting net.keras". An error that the child reports with
     `report` is raised here; ConversionError with `hint` when it crashes, and when it takes longer than `timeout_s`.
     """
-    package = str(Path(errors.__file__).parents[1])
-    variables = {**os.environ, **(environment or {})}
-    variables["TMPDIR"] = str(folder)  # what a killed child leaves behind goes with the folder
-    variables["PYTHONPATH"] = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
     (folder / "result.json").unlink(missing_ok=True)
     log = folder / "log.txt"
+    _give_back()
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
+            cwd=folder,  # which Python imports from: never from the folder that somebody unpacked a model into
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            env=variables,
+            env={**child_environment(folder), **(environment or {})},
             start_new_session=True,
         )
         try:
@@ -58,6 +58,23 @@ def run_child(
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
     return _read_result(folder, code, log, who, doing, hint)
+
+
+def _give_back() -> None:
+    """What was freed here and the C library kept is the system's again: the child needs it, we only wait.
+
+    glibc; elsewhere there is no such call. Measured after calibrating MobileNetV2-224 on two threads: 45 of 161 MiB, 5 ms.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def child_environment(folder: Path) -> dict[str, str]:
+    """Variables for a child that finds this edgekit, and leaves its temporary files in `folder`, also when it is killed."""
+    package = Path(errors.__file__).parents[1]
+    searched = [package, *map(Path, filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)))]
+    paths = os.pathsep.join(str(path.absolute()) for path in searched)
+    return {**os.environ, "TMPDIR": str(folder), "PYTHONPATH": paths}
 
 
 def _read_result(folder: Path, code: int, log: Path, who: str, doing: str, hint: str) -> dict[str, Any]:
@@ -75,7 +92,8 @@ def _read_result(folder: Path, code: int, log: Path, who: str, doing: str, hint:
 
 
 def end_with_parent() -> None:
-    """The calling process is killed when its parent is gone, however that one ended."""
+    """The calling process is killed when its parent is gone, however that one ended, and may not eat the machine's memory."""
+    limit_memory()
     if sys.platform == "linux":
         import ctypes
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from edgekit.convert.child import run_child
+from edgekit.convert.loading import Loading
 from edgekit.convert.tflite_file import take_tflite
 from edgekit.errors import EdgekitError, MissingLibrary, NotAModel
 
@@ -35,10 +37,20 @@ def model_kind(path: Path) -> str:
             return "saved_model"
         raise NotAModel(f"{path} is a folder without saved_model.pb", hint="give a SavedModel, a .keras or a .h5 file")
     if not path.is_file():
-        raise NotAModel(f"{path} does not exist", hint="give a .keras file, a .h5 file or a SavedModel folder")
+        what = "is not a file" if path.exists() else "does not exist"  # a pipe, a device: nothing to wait for
+        raise NotAModel(f"{path} {what}", hint="give a .keras file, a .h5 file or a SavedModel folder")
     with path.open("rb") as stream:
         head = stream.read(8)
     suffix = path.suffix.lower()
+    if suffix == ".pb":
+        whole = path.name == "saved_model.pb"
+        raise NotAModel(
+            f"{path} is {'a part of a SavedModel' if whole else 'a frozen graph of TensorFlow 1'}",
+            hint=f"give the folder: {path.parent}"
+            if whole
+            else "make a SavedModel of it: tf.compat.v1.wrap_function of "
+            "tf.compat.v1.import_graph_def, pruned to inputs and outputs, then tf.saved_model.save(...)",
+        )
     if suffix == ".keras" and head[:4] == b"PK\x03\x04":
         return "keras"
     if suffix in (".h5", ".hdf5") and head == b"\x89HDF\r\n\x1a\n":
@@ -51,19 +63,31 @@ def model_kind(path: Path) -> str:
 
 
 def to_float_tflite(
-    path: Path, samples: Mapping[str, np.ndarray], folder: Path, *, timeout_s: float, progress: Callable[[str], None]
+    path: Path,
+    samples: Mapping[str, np.ndarray],
+    folder: Path,
+    *,
+    timeout_s: float,
+    progress: Callable[[str], None],
+    loading: Loading = Loading(),  # noqa: B008  # frozen
 ) -> Converted:
     """`path`, of whatever kind, as a float .tflite; as `run_tensorflow`, which a .tflite does not need."""
     kind = model_kind(path)
     if kind != "tflite":
         progress("convert with TensorFlow")
-        return run_tensorflow(path, kind, samples, folder, timeout_s=timeout_s)
+        return run_tensorflow(path, kind, samples, folder, timeout_s=timeout_s, loading=loading)
     float_model, fixed_sizes = take_tflite(path, folder, timeout_s=timeout_s)
     return Converted(float_model, 0.0, fixed_sizes, {"numpy": np.__version__})
 
 
 def run_tensorflow(
-    path: Path, kind: str, samples: Mapping[str, np.ndarray], folder: Path, *, timeout_s: float
+    path: Path,
+    kind: str,
+    samples: Mapping[str, np.ndarray],
+    folder: Path,
+    *,
+    timeout_s: float,
+    loading: Loading = Loading(),  # noqa: B008  # frozen
 ) -> Converted:
     """The model as a float .tflite for inputs like `samples` (what the model sees, (n, ...) for each input).
 
@@ -71,6 +95,7 @@ def run_tensorflow(
     """
     if importlib.util.find_spec("tensorflow") is None:
         raise MissingLibrary("converting needs TensorFlow", hint="pip install 'edgekit[convert]'")
+    (folder / "loading.json").write_text(json.dumps(asdict(loading)), "utf-8")
     np.savez(folder / "samples.npz", **samples)  # type: ignore[arg-type]  # numpy's stub takes the names for options
     try:
         result = run_tensorflow_child(

@@ -16,7 +16,7 @@ from edgekit.convert.flatbuffer import Model as File
 from edgekit.convert.flatbuffer import OperatorInfo, Subgraph, TensorInfo, read_model
 from edgekit.convert.gate import decibel
 from edgekit.convert.selection import spread
-from edgekit.runner.interpreter import open_interpreter
+from edgekit.runner.interpreter import invoke, open_interpreter
 from edgekit.runner.model import Model
 from edgekit.runner.tensors import encoder
 
@@ -158,7 +158,7 @@ class _KeepsAll:
             self._interpreter.reset_all_variables()
         for (index, tensor, encode), sample in zip(self._inputs, samples, strict=True):
             self._interpreter.set_tensor(index, encode(sample).reshape(tensor.shape))
-        self._interpreter.invoke()
+        invoke(self._interpreter)
 
     def tensor(self, index: int) -> np.ndarray:
         values = np.asarray(self._interpreter.get_tensor(index))

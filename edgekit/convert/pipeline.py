@@ -26,6 +26,7 @@ from edgekit.convert.held_out import Tried
 from edgekit.convert.inspection import check_strict, inspect_float, inspect_preprocessing
 from edgekit.convert.ladder import Repair, check_level
 from edgekit.convert.lint import runtime_findings
+from edgekit.convert.loading import check_loading
 from edgekit.convert.modes import AUTO
 from edgekit.convert.proof import Proof
 from edgekit.convert.provenance import by_name, commits, digests, litert_version, model_name
@@ -95,6 +96,9 @@ def convert(
     report: Path | bool = True,
     name: str | None = None,
     timeout_s: float = 1800.0,
+    trust: bool = False,
+    custom: Sequence[str] = (),
+    signature: str | None = None,
     command: Sequence[str] = (),
     progress: Callable[[str], None] = lambda stage: None,
 ) -> ConversionResult:
@@ -107,11 +111,12 @@ def convert(
     the float one against the source model, and each variant may lose `max_drop` beside float (edgekit.convert.gate says
     of what; `metric` chooses it). One that loses more is repaired (edgekit.convert.ladder): `repair` int8 keeps it full
     int8, mixed may leave operators in float, none gives up at once. `recipe` (TOML) says which operators of mode mixed
-    stay float. With `strict` a warning of the lint is an error. `report`: where the HTML report goes, also of a refused
-    model; True: beside the bundle. Raises InputError, ConversionError (QualityLost), MissingLibrary; no bundle is
-    written then.
+    stay float. With `strict` a warning of the lint is an error. `trust`: code inside the model's file may run; `custom`:
+    Python files, or modules, that define its layers; `signature`: the one that is meant of a SavedModel's. `report`:
+    where the HTML report goes, also of a refused model; True: beside the bundle. Raises InputError, ConversionError
+    (QualityLost), MissingLibrary; no bundle is written then.
     """
-    model_kind(model)
+    loading = check_loading(model_kind(model), trust, custom, signature)
     check_modes(modes, recipe)
     check_ends(input_type, output_type, modes)
     check_level(repair)
@@ -132,7 +137,7 @@ def convert(
     first = preprocessed({n: a[picked[:SHOWN]] for n, a in raw.arrays.items()}, by_array)
     with tempfile.TemporaryDirectory(prefix="edgekit-") as scratch:
         folder = Path(scratch)
-        source = to_float_tflite(model, first, folder, timeout_s=timeout_s, progress=progress)
+        source = to_float_tflite(model, first, folder, timeout_s=timeout_s, progress=progress, loading=loading)
         _check_same(model, source)
         progress("lint")
         settled = settle(source.float_model, raw, by_array, picked, until_settled=max_samples is None)
@@ -169,7 +174,9 @@ def convert(
         check_strict(findings, strict)
         quantizers = {f"quantizer of {one.mode}": one.made_by for one in made if one.made_by}
         made_by = {"edgekit": __version__, "python": platform.python_version()}
-        given = by_name(model=model, samples=samples, evaluate=evaluate, preprocess=spec, labels=labels, recipe=recipe)
+        own = {f"custom{i}": Path(file) for i, file in enumerate(loading.custom) if file.endswith(".py")}
+        files = {"evaluate": evaluate, "preprocess": spec, "labels": labels, "recipe": recipe, **own}
+        given = by_name(model=model, samples=samples, **files)
         about = About(
             title=name or model_name(model),
             command=tuple(command),

@@ -81,6 +81,9 @@ def check_mode(path: Path, mode: str) -> None:
         raise ConversionError(f"the result is not {_PROMISES[mode]}: {findings[0]}{more}", hint=RNN_HINT)
 
 
+# glibc: what takes 1 MiB or more goes back to the system when it is freed. Measured for six int8 files of MobileNetV2-224:
+# 127 MiB at the most become 101, in the same time.
+_FRUGAL = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
 _PROMISES = {
     "int8": "full int8",
     "int8-float-io": "int8 between a float input and a float output",
@@ -126,6 +129,11 @@ def _run(back_end: str, folder: Path, timeout_s: float) -> str:
         return str(result["made_by"])
     module = "edgekit.convert.quantize_child"
     result = run_child(
-        module, [back_end, str(folder)], folder, timeout_s=timeout_s, who=back_end, doing="quantizing", hint=RNN_HINT
+        *(module, [back_end, str(folder)], folder),
+        timeout_s=timeout_s,
+        who=back_end,
+        doing="quantizing",
+        hint=RNN_HINT,
+        environment=_FRUGAL,
     )
     return str(result["made_by"])

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from edgekit import preprocess
+from edgekit.convert.memory import memory_bytes
 from edgekit.convert.samples_csv import read_csv
-from edgekit.convert.samples_folder import read_folder
+from edgekit.convert.samples_folder import read_arrays, read_folder
 from edgekit.convert.samples_function import read_function, split_function
 from edgekit.convert.samples_tfrecord import read_tfrecord
 from edgekit.errors import InputError, PreprocessError, SamplesError
@@ -66,8 +65,9 @@ class Samples:
 def read_samples(
     path: Path | Samples, *, with_labels: bool, classes: Sequence[str] = (), most: int | None = None
 ) -> Samples:
-    """The samples in a .npz (arrays by input name, labels as `y`) or .npy file, a folder of images or of WAV files, a CSV or
-    TFRecord file, or what `file.py:function` gives (which is run). Samples that are in memory already are only checked.
+    """The samples in a .npz (arrays by input name, labels as `y`) or .npy file, a folder of images, WAV files or
+    arrays (one sample each), a CSV or TFRecord file, or what `file.py:function` gives (which is run). Samples that are
+    in memory already are only checked.
 
     `classes` are the names of the labels in their order. Of a folder, a TFRecord and a function at most `most` are read.
     Raises SamplesError for fewer than two samples, for values that are not finite numbers, for arrays of different
@@ -81,6 +81,8 @@ def read_samples(
     rate = None
     if split_function(path) is not None:
         arrays, labels = read_function(path, most=most)
+    elif path.exists() and not (path.is_file() or path.is_dir()):  # a pipe, a device: there may be no end to it
+        raise InputError(f"{path} is not a file", hint="give a file or a folder")
     elif path.is_dir():
         arrays, labels, names, rate = read_folder(path, classes=classes, with_labels=with_labels, most=most)
     elif path.suffix.lower() in CSV and path.exists():
@@ -212,16 +214,6 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise InputError(
             f"{path} does not exist",
-            hint="give a .npz or .npy file of input samples, a folder of images or WAV files, ...",
+            hint="give a .npz or .npy file of input samples, a folder of images, WAV files or arrays, ...",
         )
-    try:
-        loaded = np.load(path, allow_pickle=False)  # a pickle runs code: never
-        if isinstance(loaded, np.ndarray):
-            return {"x": loaded}
-        with loaded:
-            return {name: loaded[name] for name in loaded.files}
-    except (ValueError, OSError, EOFError, KeyError, zlib.error, zipfile.BadZipFile) as error:
-        raise InputError(
-            f"{path} is not a .npz or .npy file of plain numbers: {error}",
-            hint="write it with np.savez(file, x=np.stack(inputs)); Python objects (pickles) are never loaded",
-        ) from error
+    return read_arrays(path, most_bytes=memory_bytes() // 2)  # more cannot be worked with: it is copied on the way

@@ -1,8 +1,12 @@
-"""Samples from a folder of images or of WAV files; a file's class is the sub-folder that it lies in."""
+"""Samples from a folder of images, WAV files or arrays, one in each file; its class is the sub-folder that it lies in."""
 
 from __future__ import annotations
 
+import lzma
+import struct
 import wave
+import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,10 +14,13 @@ from typing import Any
 import numpy as np
 
 from edgekit.convert.selection import balanced
-from edgekit.errors import MissingLibrary, SamplesError
+from edgekit.errors import InputError, MissingLibrary, SamplesError
 
 IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 SOUNDS = {".wav"}
+ARRAYS = {".npz", ".npy"}  # such as a device records
+SAMPLE_MOST = 256 << 20  # bytes of one sample: a device may send a few kilobytes that unpack to all the memory there is
+_KINDS = {"images": IMAGES, "WAV files": SOUNDS, "arrays": ARRAYS}
 _GREY = {"1", "L", "LA"}  # Pillow's modes
 _WIDE = {"I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
 
@@ -21,17 +28,18 @@ Read = tuple[dict[str, np.ndarray], "np.ndarray | None", list[str], "int | None"
 
 
 def read_folder(folder: Path, *, classes: Sequence[str], with_labels: bool, most: int | None) -> Read:
-    """At most `most` images or recordings, of every class alike, in the order of their paths.
+    """At most `most` images, recordings or arrays, of every class alike, in the order of their paths.
 
     Labels are places in `classes`; without them numbers as the sub-folders are called, or the places of their sorted names.
     Raises SamplesError for a folder without either, for a file that cannot be read, for classes that nobody knows.
     """
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGES | SOUNDS and _is_visible(p, folder))
-    kinds = {path.suffix.lower() in SOUNDS for path in files if path.is_file()}
+    kind_of = {suffix: kind for kind, suffixes in _KINDS.items() for suffix in suffixes}
+    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in kind_of and _is_visible(p, folder))
+    kinds = {kind_of[path.suffix.lower()] for path in files if path.is_file()}
     if len(kinds) != 1:
         raise SamplesError(
-            f"{folder} has {'images and WAV files' if kinds else 'no images and no WAV files'}",
-            hint=f"put one sample in each file: {', '.join(sorted(IMAGES))}, or .wav; classes are sub-folders",
+            f"{folder} has {' and '.join(sorted(kinds)) or 'no images, no WAV files and no arrays'}",
+            hint=f"put one sample in each file: {', '.join(sorted(IMAGES))}, .wav, .npz; classes are sub-folders",
         )
     files = [path for path in files if path.is_file()]
     names = [path.relative_to(folder).parts[0] if path.parent != folder else "" for path in files]
@@ -41,7 +49,9 @@ def read_folder(folder: Path, *, classes: Sequence[str], with_labels: bool, most
         files = [files[i] for i in chosen]
         labels = labels[chosen] if labels is not None else None
     told = [path.relative_to(folder).as_posix() for path in files]
-    if kinds == {True}:
+    if kinds == {"arrays"}:
+        return _arrays(files), labels, told, None
+    if kinds == {"WAV files"}:
         rows, rate = _recordings(files)
         return {"x": stacked(rows)}, labels, told, rate
     return {"x": stacked(_images(files))}, labels, told, None
@@ -120,6 +130,56 @@ def _images(files: Sequence[Path]) -> list[np.ndarray]:
     if all(is_grey for _, is_grey in read):  # all three planes are the same
         return [levels[..., :1] for levels, _ in read]
     return [levels for levels, _ in read]
+
+
+def read_arrays(path: Path, *, most_bytes: int) -> dict[str, np.ndarray]:
+    """The arrays of a .npz by name, or that of a .npy as `x`; unpacked no larger than `most_bytes`.
+
+    Raises InputError; a pickle, which would run code, is no array.
+    """
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return {"x": loaded}
+        with loaded:
+            unpacked = sum(member.file_size for member in loaded.zip.infolist())
+            if unpacked > most_bytes:  # a bomb
+                raise ValueError(
+                    f"{unpacked / 2**30:.1f} GiB of arrays, {most_bytes / 2**30:.1f} GiB can be worked with"
+                )
+            return {name: _plain(loaded[name]) for name in loaded.files}
+    except _DAMAGED as error:
+        raise InputError(
+            f"{path} is not a .npz or .npy file of plain numbers: {str(error) or type(error).__name__}",
+            hint="write it with np.savez(file, x=np.stack(inputs)); Python objects (pickles) are never loaded",
+        ) from error
+
+
+# what numpy, zipfile, zlib and lzma raise for files that are cut off, changed, or claim to hold more than there is memory
+_DAMAGED: tuple[type[Exception], ...] = (ValueError, OSError, EOFError, LookupError, zlib.error, zipfile.BadZipFile)
+_DAMAGED += (lzma.LZMAError, MemoryError, NotImplementedError, RuntimeError, OverflowError, TypeError, SyntaxError)
+_DAMAGED += (struct.error, AttributeError)
+
+
+def _plain(member: object) -> np.ndarray:
+    if not isinstance(member, np.ndarray):  # numpy gives what is no array as bytes
+        raise ValueError("it holds something else")
+    return member
+
+
+def _arrays(files: Sequence[Path]) -> dict[str, np.ndarray]:
+    """A column for each input, of files that hold a sample each."""
+    columns: dict[str, list[np.ndarray]] = {}
+    for number, path in enumerate(files):
+        sample = read_arrays(path, most_bytes=SAMPLE_MOST)
+        if number and set(sample) != set(columns):
+            raise SamplesError(
+                f"{path} has the arrays {', '.join(sample)}, {files[0]} has {', '.join(columns)}",
+                hint="one sample in each file, with the same inputs",
+            )
+        for name, array in sample.items():
+            columns.setdefault(name, []).append(array)
+    return {name: stacked(column) for name, column in columns.items()}
 
 
 def _recordings(files: Sequence[Path]) -> tuple[list[np.ndarray], int]:

@@ -84,7 +84,7 @@ def parse_example(record: bytes) -> dict[str, list[bytes] | np.ndarray]:
         for entry in _fields(features, 1):
             name = b"".join(_fields(entry, 1)).decode("utf-8", "replace")
             for feature in _fields(entry, 2):
-                for kind, content in _messages(feature):
+                for kind, content in wire_fields(feature):
                     if kind == 1:
                         found[name] = list(_fields(content, 1))
                     elif kind == 2:  # packed, or one by one: the same bytes
@@ -127,10 +127,10 @@ def _images(examples: list[dict[str, list[bytes] | np.ndarray]], key: str, path:
 
 
 def _fields(message: bytes, wanted: int) -> Iterator[bytes]:
-    return (content for number, content in _messages(message) if number == wanted)
+    return (content for number, content in wire_fields(message) if number == wanted)
 
 
-def _messages(message: bytes) -> Iterator[tuple[int, bytes]]:
+def wire_fields(message: bytes) -> Iterator[tuple[int, bytes]]:
     """(number, bytes) of every field: of a varint its own bytes, of others their content."""
     place = 0
     while place < len(message):

@@ -17,7 +17,7 @@ from edgekit.convert.calibrate import Extremes, measure_extremes
 from edgekit.convert.samples import Samples, prepared
 from edgekit.convert.selection import convergence, enough, in_order
 from edgekit.convert.tflite_file import fed
-from edgekit.errors import MissingLibrary
+from edgekit.errors import BundleError, MissingLibrary
 from edgekit.runner.interpreter import open_interpreter
 from edgekit.runner.model import describe_variant
 
@@ -62,7 +62,12 @@ def settle(
         feeds = fed(seen.arrays, inputs)
         try:
             parts.append(measure_extremes(float_model, feeds, samples=order[done:count]))
-        except (MissingLibrary, ValueError, RuntimeError):  # a model that LiteRT cannot measure: less is known
+        except (
+            MissingLibrary,
+            BundleError,
+            ValueError,
+            RuntimeError,
+        ):  # a model that LiteRT cannot measure: less is known
             parts, done = [], count
             break
         done = count

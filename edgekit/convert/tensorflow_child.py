@@ -17,7 +17,10 @@ from typing import Any
 import numpy as np
 
 from edgekit.convert.child import end_with_parent, report
-from edgekit.convert.keras_file import check_custom_objects
+from edgekit.convert.custom_code import load_custom
+from edgekit.convert.keras_file import check_code, read_configuration
+from edgekit.convert.loading import Loading
+from edgekit.convert.saved_model_file import check_folder, check_operators, choose_signature, fill
 from edgekit.errors import ConversionError, EdgekitError, NotAModel, SamplesError
 
 COMPARED = 16  # samples on which the float .tflite is compared with the source model
@@ -31,6 +34,7 @@ class Source:
     answer: Callable[[Mapping[str, Any]], Mapping[str, Any]]  # inputs by name -> outputs by name
     inputs: Mapping[str, Any]  # TensorSpecs by name
     kept: Any  # what holds its variables
+    channels_first: str | None = None  # a layer that wants its channels before height and width (NCHW)
 
 
 def main(kind: str, path: Path, folder: Path) -> None:
@@ -45,12 +49,20 @@ def main(kind: str, path: Path, folder: Path) -> None:
 
 def convert(kind: str, path: Path, folder: Path) -> dict[str, Any]:
     """float.tflite in `folder`, and what is to be said about it."""
-    if kind == "keras":
-        check_custom_objects(path)
+    loading = Loading(**json.loads((folder / "loading.json").read_text("utf-8")))
+    if kind == "keras":  # before TensorFlow takes its seconds
+        configuration = read_configuration(path)
+    else:
+        check_folder(path)
     import keras
     import tensorflow as tf
 
-    source = _load_keras(tf, keras, path) if kind == "keras" else _load_saved_model(tf, path, folder / "plain")
+    custom = load_custom(loading.custom)
+    if kind == "keras":
+        custom = check_code(configuration, trust=loading.trust, custom=custom)
+        source = _load_keras(tf, keras, path, custom, loading.trust)
+    else:
+        source = _load_saved_model(tf, path, folder / "plain", loading)
     with np.load(folder / "samples.npz") as arrays:
         samples = _fitting({name: arrays[name] for name in arrays.files}, source.inputs)
     fixed = {name: tf.TensorSpec(samples[name].shape[1:], spec.dtype, name) for name, spec in source.inputs.items()}
@@ -72,9 +84,9 @@ def convert(kind: str, path: Path, folder: Path) -> dict[str, Any]:
 # --- loading --------------------------------------------------------------------------------------------------------
 
 
-def _load_keras(tf: Any, keras: Any, path: Path) -> Source:
+def _load_keras(tf: Any, keras: Any, path: Path, custom: Mapping[str, Any], trust: bool) -> Source:
     try:
-        model = keras.models.load_model(path, compile=False)
+        model = keras.models.load_model(path, custom_objects=custom, compile=False, safe_mode=not trust)
         inputs = {tensor.name: tf.TensorSpec(tensor.shape, tensor.dtype, tensor.name) for tensor in model.inputs}
     except Exception as error:
         raise NotAModel(f"it cannot be loaded: {_first_line(error)}", hint="save it again with this Keras") from error
@@ -86,22 +98,22 @@ def _load_keras(tf: Any, keras: Any, path: Path) -> Source:
             return outputs
         return {f"output_{i}": tensor for i, tensor in enumerate(tf.nest.flatten(outputs))}  # as Keras exports them
 
-    return Source(answer, inputs, [variable.value for variable in model.variables])
+    layers = [layer for layer in model._flatten_layers() if getattr(layer, "data_format", None) == "channels_first"]
+    return Source(answer, inputs, [variable.value for variable in model.variables], layers[0].name if layers else None)
 
 
-def _load_saved_model(tf: Any, path: Path, folder: Path) -> Source:
+def _load_saved_model(tf: Any, path: Path, folder: Path, loading: Loading) -> Source:
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    model = saved_model_pb2.SavedModel()
+    fill(model, path)
+    name = choose_signature(model, loading.signature)
+    check_operators(model, name, trust=loading.trust)
     try:
-        loaded = tf.saved_model.load(str(_without_optimizers(path, folder)))
-    except EdgekitError:
-        raise
+        loaded = tf.saved_model.load(str(_without_optimizers(path, model, folder)))
+        signature = loaded.signatures[name]
     except Exception as error:
         raise NotAModel(f"it cannot be loaded: {_first_line(error)}", hint="was it copied completely?") from error
-    if SIGNATURE not in loaded.signatures:
-        raise NotAModel(
-            f"it has no signature {SIGNATURE}, only {sorted(loaded.signatures)}",
-            hint="save it with model.export('folder')",
-        )
-    signature = loaded.signatures[SIGNATURE]
 
     def answer(given: Mapping[str, Any]) -> Mapping[str, Any]:
         outputs: Mapping[str, Any] = signature(**{name: tf.convert_to_tensor(array) for name, array in given.items()})
@@ -110,18 +122,11 @@ def _load_saved_model(tf: Any, path: Path, folder: Path) -> Source:
     return Source(answer, signature.structured_input_signature[1], loaded)
 
 
-def _without_optimizers(path: Path, folder: Path) -> Path:
+def _without_optimizers(path: Path, model: Any, folder: Path) -> Path:
     """A copy of the SavedModel without what an optimizer remembers: TensorFlow 2.21 cannot load that of older ones.
 
     It fails with `'_UserObject' object has no attribute 'add_slot'`. The variables are linked to, not copied.
     """
-    from tensorflow.core.protobuf import saved_model_pb2
-
-    model = saved_model_pb2.SavedModel()
-    try:
-        model.ParseFromString((path / "saved_model.pb").read_bytes())
-    except Exception as error:  # protobuf's DecodeError
-        raise NotAModel(f"saved_model.pb is damaged: {_first_line(error)}", hint="was it copied completely?") from error
     for graph in model.meta_graphs:
         for node in graph.object_graph_def.nodes:
             del node.slot_variables[:]
@@ -245,8 +250,9 @@ def _difference(tf: Any, source: Source, float_model: bytes, samples: Mapping[st
     """Largest |float .tflite - source model| over some samples, relative to the source's largest output."""
     runner = tf.lite.Interpreter(model_content=float_model).get_signature_runner(SIGNATURE)
     largest = scale = 0.0
+    answer = _runnable(tf, source, next(_one_by_one(samples)))
     for index, sample in zip(range(COMPARED), _one_by_one(samples), strict=False):
-        wanted = {name: np.asarray(tensor, np.float64) for name, tensor in source.answer(sample).items()}
+        wanted = {name: np.asarray(tensor, np.float64) for name, tensor in answer(sample).items()}
         got = runner(**sample)
         if {name: array.shape for name, array in wanted.items()} != {name: got[name].shape for name in got}:
             raise ConversionError("the float .tflite has other outputs than the model", hint="report it with the model")
@@ -259,6 +265,36 @@ def _difference(tf: Any, source: Source, float_model: bytes, samples: Mapping[st
             largest = max(largest, float(np.abs(array - got[name]).max(initial=0.0)))
             scale = max(scale, float(np.abs(array).max(initial=0.0)))
     return largest / scale if scale else largest
+
+
+def _runnable(tf: Any, source: Source, sample: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], Mapping[str, Any]]:
+    """The source's `answer`; compiled by XLA, where TensorFlow has no kernel for this processor (NCHW convolutions).
+
+    ConversionError if it runs in neither way.
+    """
+    compiled = tf.function(source.answer, jit_compile=True)
+
+    def by_xla(given: Mapping[str, Any]) -> Mapping[str, Any]:
+        answers: Mapping[str, Any] = compiled({name: tf.convert_to_tensor(array) for name, array in given.items()})
+        return answers
+
+    first = None
+    for answer in (source.answer, by_xla):
+        try:
+            answer(sample)
+            return answer
+        except Exception as error:
+            first = first or error
+    if source.channels_first is not None:
+        raise ConversionError(
+            f"layer {source.channels_first!r} is channels_first, for which TensorFlow has no kernels on a CPU",
+            hint="build it with data_format='channels_last'; a Permute((2, 3, 1)) layer turns the images",
+        ) from first
+    assert first is not None
+    raise ConversionError(
+        f"TensorFlow cannot run it on the first sample: {_first_line(first)}",
+        hint="does it work there, with inputs like the samples?",
+    ) from first
 
 
 def _first_line(error: Exception) -> str:

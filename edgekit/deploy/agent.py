@@ -1,7 +1,7 @@
 """What runs on the device during a deployment: takes blobs, installs runtimes and releases, proves, switches.
 
-Sent over the channel when there is work to do (disk.py, store.py and this file); standard library only, Python >= 3.9.
-A name from the other side is used only if it fits the grammar in disk.py. A blob is trusted only after it was hashed
+Sent over the channel when there is work to do (disk.py, store.py, recorded.py and this file); standard library only,
+Python >= 3.9. A name from the other side is used only if it fits a grammar. A blob is trusted only after it was hashed
 where it lies; a runtime or release is synced to the disk before it gets its name. Until `current` is renamed, nothing
 that runs has changed.
 """
@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import Any, BinaryIO
 
 from edgekit.deploy.disk import ID, OUR_FAULT, Refused, checked, explain, read_listing, write_durably
+from edgekit.deploy.recorded import list_recorded, read_recorded
 from edgekit.deploy.store import Store
 
 CHECK_S = 600.0  # for the golden vectors, on the slowest board
@@ -70,6 +71,10 @@ class Agent:
             return {"damaged": self.verify()}
         if operation == "missing":
             return {"missing": self.store.missing(request["files"])}
+        if operation == "samples":
+            return {"samples": list_recorded(self.store.path("samples"))}
+        if operation == "sample":
+            return read_recorded(self.store.path("samples"), request["name"])
         if operation == "rollback":
             self.release_before()  # if there is none, nothing is touched
         if operation == "remove" and not os.path.isdir(self.store.root):

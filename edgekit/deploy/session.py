@@ -21,7 +21,7 @@ from edgekit.platforms import Platform
 
 MAGIC = b"\nEDGEKIT 1\n"
 OLDEST_PYTHON = (3, 9)
-AGENT = ("disk", "store", "agent")  # in the order in which they import one another
+AGENT = ("disk", "store", "recorded", "agent")  # in the order in which they import one another
 HELLO_S = 60.0  # for a board to start Python
 ANSWER_S = 300.0  # for it to answer: it may have to write all it got to a slow card
 CHECK_S = 900.0  # for the golden check: the agent itself gives up after 600

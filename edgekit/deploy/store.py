@@ -6,6 +6,7 @@
     incoming/<sha256>       a blob while it arrives
     runtimes/<id>/          site-packages for this board's Python: hard links into blobs; <id>.json lists them
     releases/<id>/          bundle, runner and `run`: hard links; `site` -> the runtime; release.json lists them
+    samples/                what runners recorded (edgekit/runner/record.py): no release, so nothing here touches it
     current -> releases/<id>, previous -> releases/<id>    replaced by rename, so always whole
 
 What is half-made is called .tmp-*. Sent together with the agent; standard library only, Python >= 3.9.
@@ -285,7 +286,7 @@ class Store:
 
     def remove(self) -> None:
         """Everything of ours goes; what else lies here stays."""
-        for name in ("current", "previous", "releases", "runtimes", "incoming", "blobs", "layout", "lock"):
+        for name in ("current", "previous", "releases", "runtimes", "incoming", "blobs", "samples", "layout", "lock"):
             delete(self.path(name))
         with contextlib.suppress(OSError):  # somebody else's files
             os.rmdir(self.root)

@@ -13,11 +13,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from edgekit import __version__
-from edgekit.errors import EdgekitError
+from edgekit.errors import DeviceFull, DeviceRefused, EdgekitError
 
 EXAMPLES = """examples:
   python3 -m edgekit.runner infer RELEASE digit.npy             one answer a line
   python3 -m edgekit.runner infer RELEASE *.npy --json          machine-readable
+  python3 -m edgekit.runner infer RELEASE *.npy --record        also keep the inputs, to convert with
   python3 -m edgekit.runner check RELEASE                       golden vectors: exit 5 if they do not agree
   python3 -m edgekit.runner bench RELEASE --runs 1000           latency and cold start, measured here
 RELEASE is a release or bundle folder; infer also takes a bare .tflite."""
@@ -70,6 +71,9 @@ def _infer_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=_positive, help="CPU threads (default: the bundle's)")
     parser.add_argument("--variant", help="which variant (default: the first one)")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--record", action="store_true", help="keep the raw inputs, for convert --from-device")
+    parser.add_argument("--record-every", type=_positive, metavar="N", help="only each Nth of them; records")
+    parser.add_argument("--record-most", type=_positive, metavar="N", help="the last N (default 500); records")
 
 
 def _check_options(parser: argparse.ArgumentParser) -> None:
@@ -96,15 +100,40 @@ def _infer(options: Any) -> None:
     from edgekit.runner.model import load
 
     model = load(options.release, variant=options.variant, threads=options.threads)
+    records = options.record or options.record_every or options.record_most
+    keep = _recorder(options, model) if records else None
     rows: list[dict[str, Any]] = []
     for path in options.inputs:
-        for index, found in enumerate(describe_answers(model, model(read_input(path, model)), top=options.top)):
+        given = read_input(path, model)
+        answer = model(given)
+        if keep is not None:
+            keep(given)
+        for index, found in enumerate(describe_answers(model, answer, top=options.top)):
             if options.json:
                 rows.append({"input": path, "index": index, **found})
             else:
                 print(f"{path}[{index}]  {answer_words(found)}")
     if options.json:
         _print_json({"variant": model.variant.name, "answers": rows})
+
+
+def _recorder(options: Any, model: Any) -> Callable[[Any], None]:
+    """A function that keeps what was given; where it cannot, it says so once and the answers go on."""
+    from edgekit.runner.record import MOST, Recording, folder_of
+
+    every, most = options.record_every or 1, options.record_most or MOST
+    recording = Recording(folder_of(options.release), every=every, most=most)
+    told: list[EdgekitError] = []
+
+    def keep(given: Any) -> None:
+        try:
+            recording.keep(model.samples(given))
+        except (DeviceFull, DeviceRefused) as error:
+            if not told:
+                print(f"edgekit.runner: {error}\n  {error.hint}", file=sys.stderr)
+            told.append(error)
+
+    return keep
 
 
 def _check(options: Any) -> None:

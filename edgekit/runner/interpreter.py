@@ -116,6 +116,18 @@ def open_interpreter(path: Path | str, threads: int, *, reference: bool = False,
     return interpreter
 
 
+def invoke(interpreter: Any) -> None:
+    """One inference. BundleError if the runtime refuses it: a file may do so on some inputs only."""
+    try:
+        interpreter.invoke()
+    except (RuntimeError, ValueError) as error:
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
+        raise BundleError(
+            f"the model does not run on this input: {reason}",
+            hint="is the input as the model wants it (range, --preprocess)? was the model's file damaged?",
+        ) from error
+
+
 @contextmanager
 def without_info_lines() -> Iterator[None]:
     """While open, what native code prints to stderr is held back; afterwards all but its INFO lines is printed.

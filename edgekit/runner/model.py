@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgekit.errors import BundleError, InputError, PreprocessError
-from edgekit.runner.interpreter import open_interpreter
+from edgekit.runner.interpreter import invoke, open_interpreter
 
 if TYPE_CHECKING:  # imported where they are used: a program that only imports the runner does not wait for them
     from pathlib import Path
@@ -78,6 +78,13 @@ class Model:
             return answers[0]
         return {tensor.name: answer for tensor, answer in zip(self.outputs, answers)}
 
+    def samples(self, inputs: Any) -> list[dict[str, Array]]:
+        """The raw samples in what a call would take, one for a sample, n for a batch: each an array by input name."""
+        given = inputs if isinstance(inputs, Mapping) or len(self.inputs) > 1 else {self.inputs[0].name: inputs}
+        columns, batched = self._columns(given, False)
+        rows = zip(*columns) if batched else [columns]
+        return [{tensor.name: array for tensor, array in zip(self.inputs, row)} for row in rows]
+
     def _samples(self, tensor: Tensor, given: Any, raw: bool) -> tuple[Any, bool]:
         """What was given for one input, a sample or a sequence of samples, and whether it is the latter."""
         wanted, batch_dimensions = self._takes[tensor.name]
@@ -129,7 +136,7 @@ class _Lane:
         for (index, tensor, encode, _), sample in zip(self._inputs, samples):
             content = _as_is(tensor, sample) if raw_in else encode(sample)
             interpreter.set_tensor(index, _shaped(content, tensor))
-        interpreter.invoke()
+        invoke(interpreter)
         answers = []
         for index, decode, has_batch in self._outputs:
             answer = interpreter.get_tensor(index)
@@ -149,7 +156,7 @@ class _Lane:
             for content in zip(*contents):
                 for (index, tensor, _, _), value in zip(self._inputs, content):
                     interpreter.set_tensor(index, _shaped(value, tensor))
-                interpreter.invoke()
+                invoke(interpreter)
                 for answers, (index, _, _) in zip(found, self._outputs):
                     answers.append(interpreter.get_tensor(index))
         batches = []

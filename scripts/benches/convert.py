@@ -54,27 +54,23 @@ import json, sys, tempfile, time
 started = time.perf_counter()
 from pathlib import Path
 import numpy as np
-from edgekit.convert import choose
-spent = {"measure_extremes": 0.0}
-measure = choose.measure_extremes
-def timed(*given):
-    before = time.perf_counter()
-    try:
-        return measure(*given)
-    finally:
-        spent["measure_extremes"] += time.perf_counter() - before
-choose.measure_extremes = timed
+from edgekit.convert.samples import read_samples
+from edgekit.convert.settle import settle
 from edgekit.convert.variants import make_variants
-samples = {"x": np.load(sys.argv[1] + "/samples.npz")["x"]}
+model = Path(sys.argv[1] + "/float.tflite")
+raw = read_samples(Path(sys.argv[1] + "/samples.npz"), with_labels=False)
+spent = {}
 def run(policy):
     with tempfile.TemporaryDirectory() as folder:
         before = time.perf_counter()
-        (made,) = make_variants(Path(sys.argv[1] + "/float.tflite"), ["int8"], samples, Path(folder), policy=policy)
+        settled = settle(model, raw, {}, np.arange(raw.count), until_settled=True)
+        spent["calibration"] = time.perf_counter() - before
+        make_variants(model, ["int8"], settled.seen, Path(folder), extremes=settled.extremes, policy=policy)
         return time.perf_counter() - before
 fixed = run("min-max")
 process = time.perf_counter() - started
-calibration = spent["measure_extremes"]
-print(json.dumps({"process": process, "quantize": fixed, "calibration": calibration, "chosen": run("auto")}))
+chosen = run("auto")
+print(json.dumps({"process": process, "quantize": fixed, "chosen": chosen, **spent}))
 """
 
 
@@ -143,8 +139,13 @@ def _resident(pid: int) -> int:
 
 
 def _children(pid: int) -> list[int]:
+    """Its children, without those that are about to become another program: until then their memory is the parent's."""
     try:
-        return [int(word) for path in Path(f"/proc/{pid}/task").glob("*/children") for word in path.read_text().split()]
+        found = [
+            int(word) for path in Path(f"/proc/{pid}/task").glob("*/children") for word in path.read_text().split()
+        ]
+        own = Path(f"/proc/{pid}/cmdline").read_bytes()
+        return [child for child in found if Path(f"/proc/{child}/cmdline").read_bytes() != own]
     except OSError:
         return []
 
