@@ -317,6 +317,16 @@ def test_the_blank_is_found_without_names(blank):
     assert judged(None, labels, scores) == 0.0
 
 
+@pytest.mark.parametrize("most", [10, 30])
+def test_labels_that_are_filled_up_are_sequences_whatever_their_length(most):
+    """10 is how many classes there are, 30 how many steps of time."""
+    labels, scores = spoken(["abc", "h", "fade bad"])
+    labels = np.concatenate([labels, np.full((3, most - labels.shape[1]), -1)], axis=1)
+    scores = np.concatenate([scores, np.eye(10)[np.zeros((3, 30), int)]], axis=1)[:, :30]
+
+    assert metric_of(None, labels, scores.astype(np.float32)).name == "character error rate"
+
+
 def test_without_a_space_among_the_names_every_token_is_a_word():
     labels = np.array([[1, 2, 3], [2, -1, -1]])
     tokens = np.array([[1, 3, -1], [2, -1, -1]], np.int32)
