@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 
 from edgekit.convert import kernels
-from edgekit.convert.describe import float_operators
+from edgekit.convert.describe import float_operators, quantization
 from edgekit.convert.extremes import Extremes
 from edgekit.convert.finding import SEVERITIES, Finding, listed
 from edgekit.convert.flatbuffer import Model, OperatorInfo
@@ -197,9 +197,10 @@ def _softmax(model: Model, wiring: Wiring, extremes: Extremes, target: Target | 
 
 def _float_only(model: Model, wiring: Wiring, extremes: Extremes, target: Target | None) -> Iterator[Finding]:
     without_int8 = kernels.float_only()
+    fine = _rewritten(model, wiring)
     by_name: dict[str, list[tuple[Wiring, OperatorInfo]]] = {}
     for graph, operator in float_operators(model):
-        if operator.name in without_int8:
+        if operator.name in without_int8 and not (graph is wiring.graph and operator.name in fine):
             where = wiring if graph is wiring.graph else Wiring.of(graph)
             by_name.setdefault(operator.name, []).append((where, operator))
     for name, operators in by_name.items():
@@ -210,6 +211,14 @@ def _float_only(model: Model, wiring: Wiring, extremes: Extremes, target: Target
             f"{len(operators)} x {name}: TensorFlow 2.21 and litert-quantizer 0.11 have no int8 form of it",
             without_int8[name],
         )
+
+
+def _rewritten(model: Model, wiring: Wiring) -> set[str]:
+    """The operators that edgekit writes otherwise before it quantizes: of a float model, where none is of whole numbers."""
+    known = kernels.rewritten().keys()
+    outputs = [t for op in wiring.graph.operators if op.name in known for t in wiring.tensors(op.outputs)]
+    is_float = quantization(model) == "none" and all(tensor.dtype == "float32" for tensor in outputs)
+    return set(known) if is_float else set()
 
 
 def _custom(model: Model, wiring: Wiring, extremes: Extremes, target: Target | None) -> Iterator[Finding]:
