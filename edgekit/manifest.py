@@ -100,6 +100,9 @@ class Manifest:
     files: Mapping[str, File]
     made_by: Mapping[str, str]  # tool -> version
     made_from: Mapping[str, str]  # name of a file that went in -> its sha256
+    commits: Mapping[
+        str, str
+    ]  # of those that git knows: the last commit that changed it; ", changed since" if not as in it
     command: tuple[str, ...]
 
     def variant(self, name: str | None = None) -> Variant:
@@ -159,6 +162,7 @@ def read_manifest(text: bytes) -> Manifest:
         files={key: _read_file(key, value) for key, value in fields.mapping("files").items()},
         made_by=fields.texts("made_by"),
         made_from=fields.texts("made_from"),
+        commits=fields.texts("commits"),
         command=tuple(_text(word, "command") for word in fields.array("command")),
     )
     fields.done()

@@ -182,6 +182,7 @@ def make_bundle(path, model, *, raw, spec=None, labels=(), tolerance=0.0, thread
         files={},
         made_by={},
         made_from={},
+        commits={},
         command=(),
     )
     contents = {variant.file: model, "golden.npz": golden.getvalue()}

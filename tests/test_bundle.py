@@ -57,6 +57,7 @@ MANIFEST = Manifest(
     files={name: File("0" * 64, len(content)) for name, content in CONTENTS.items()},
     made_by={"edgekit": "0.1.0"},
     made_from={"digits.keras": "1" * 64},
+    commits={"digits.keras": "2" * 40},
     command=("edgekit", "convert"),
 )
 FIELDS = json.loads(write_manifest(MANIFEST))
@@ -100,7 +101,7 @@ def test_an_unknown_format_is_refused_before_anything_else_is_looked_at(version)
 
 def paths_of_keys(fields=FIELDS, path=()):
     """Every key of every object that the format defines."""
-    free = {"preprocess", "preprocess_sha256", "made_by", "made_from", "operators", "options", "files"}
+    free = {"preprocess", "preprocess_sha256", "made_by", "made_from", "commits", "operators", "options", "files"}
     if isinstance(fields, dict):
         for key, value in fields.items():
             yield (*path, key)

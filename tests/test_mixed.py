@@ -297,6 +297,20 @@ def test_the_recipe_that_a_repair_left_makes_the_same_file(given_model, tmp_path
     assert files[0] == files[1]
 
 
+def test_a_repaired_variant_has_the_ends_that_were_asked_for(given_model, tmp_path):
+    model, samples = given_model
+    x = np.load(samples)["x"]
+    plain, other = (
+        convert(model, tmp_path / end, samples, report=False, input_type=end, output_type=end)
+        for end in ("int8", "uint8")
+    )
+    (variant,) = other.variants
+
+    assert (variant.name, variant.inputs[0].dtype, variant.outputs[0].dtype) == ("mixed", "uint8", "uint8")
+    assert np.array_equal(load(plain.bundle.path)(x), load(other.bundle.path)(x))
+    assert other.verdicts == plain.verdicts
+
+
 @pytest.mark.parametrize("level", ["none", "int8"])
 def test_who_wants_int8_or_nothing_gets_nothing(given_model, tmp_path, capsys, level):
     model, samples = given_model

@@ -81,6 +81,7 @@ def tiny_bundle(
         files={},
         made_by={"edgekit": __version__},
         made_from={},
+        commits={},
         command=(),
     )
     return write_bundle(path, manifest, {"models/int8.tflite": tflite, "golden.npz": golden.getvalue()})

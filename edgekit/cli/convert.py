@@ -13,7 +13,7 @@ from edgekit.cli.lint import show_findings
 from edgekit.cli.samples import samples_of
 from edgekit.cli.show import json_option, show_facts, show_json, show_table, showing_progress, size_text
 from edgekit.cli.targets import TARGET
-from edgekit.convert.modes import AUTO, LEVELS, METRICS, MODES, POLICIES
+from edgekit.convert.modes import AUTO, END_TYPES, LEVELS, METRICS, MODES, POLICIES
 
 if TYPE_CHECKING:
     from edgekit.convert import ConversionResult
@@ -82,6 +82,13 @@ def samples_used(text: str) -> int | None:
     default=AUTO,
     help=f"How activations get their ranges: {', '.join(POLICIES)}, or (default) auto: the best on samples held out.",
 )
+@click.option(
+    "--input-type",
+    type=click.Choice(END_TYPES),
+    default="int8",
+    help="What goes into mode int8: int8 (default), or uint8: raw camera bytes, older Coral programs.",
+)
+@click.option("--output-type", type=click.Choice(END_TYPES), default="int8", help="What comes out of mode int8.")
 @click.option("--recipe", type=FILE, help="TOML: which operators of --mode mixed stay float.")
 @click.option(
     "--repair",

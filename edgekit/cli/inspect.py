@@ -77,7 +77,8 @@ def _show_bundle(bundle: Bundle) -> None:
     facts += [("target", f"{manifest.target} ({manifest.arch})" if manifest.target else "any")]
     facts += [(f"input {name}", _words(spec)) for name, spec in manifest.preprocess.items()]
     facts += [("made by", _words(manifest.made_by))]
-    facts += [("made from", ", ".join(manifest.made_from))]
+    commits = {name: f" (git {_short(commit)})" for name, commit in manifest.commits.items()}
+    facts += [("made from", ", ".join(name + commits.get(name, "") for name in manifest.made_from))]
     facts += [("command", shlex.join(manifest.command))] if manifest.command else []
     show_facts(facts)
     click.echo()
@@ -125,6 +126,12 @@ def _quantization(row: dict[str, Any]) -> list[tuple[str, object]]:
         return [("full int8", f"yes, weights per channel in {per_channel} of {layers} layers")]
     more = f" (and {len(row['findings']) - 1} more)" if row["findings"][1:] else ""
     return [("full int8", f"no: {row['findings'][0]}{more}")]
+
+
+def _short(commit: str) -> str:
+    """`0123456789ab`, and what is said of it."""
+    number, comma, more = commit.partition(",")
+    return f"{number[:12]}{comma}{more}"
 
 
 def _delegate(name: str, options: Any) -> str:

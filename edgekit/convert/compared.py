@@ -58,6 +58,7 @@ def compare(
             warnings=tuple(quality_cautions(comparison)),
             made_by={"edgekit": __version__, runtime: version},
             made_from={} if bundle is None else bundle.manifest.made_from,
+            commits={} if bundle is None else bundle.manifest.commits,
         )
         write_report(html, comparison, about)
     return comparison

@@ -29,13 +29,16 @@ def float_operators(model: Model) -> list[tuple[Subgraph, OperatorInfo]]:
 def full_int8_findings(model: Model) -> list[str]:
     """What keeps the model from being full int8, a sentence each; empty: int8 in, int8 out, no float in between.
 
-    Whole numbers that are no quantized values (int32 token ids in, an int64 class number out) are fine.
+    Whole numbers that are no quantized values (int32 token ids in, an int64 class number out) are fine, and so is uint8
+    that a QUANTIZE makes int8, or of int8, at the end.
     """
     graph = model.subgraphs[0]
     findings = []
     for side, indexes in (("input", graph.inputs), ("output", graph.outputs)):
         for tensor in (graph.tensors[index] for index in indexes):
             if tensor.dtype in ("int32", "int64") and not tensor.scale:
+                continue
+            if tensor.dtype == "uint8" and tensor.scale and _is_bridged(graph, tensor.index):
                 continue
             if tensor.dtype != "int8":
                 findings.append(f"{side} '{tensor.name}' is {tensor.dtype}, not int8")
@@ -48,6 +51,14 @@ def full_int8_findings(model: Model) -> list[str]:
         place = "" if where is graph else f" of subgraph '{where.name}'"
         findings.append(f"operator {operator.index}{place}, {operator.name}, {verb} {tensor.dtype} '{tensor.name}'")
     return findings
+
+
+def _is_bridged(graph: Subgraph, index: int) -> bool:
+    """Whether nothing but QUANTIZE reads or writes the tensor, and int8 is on its other side."""
+    touching = [operator for operator in graph.operators if index in (*operator.inputs, *operator.outputs)]
+    others = [i for operator in touching for i in (*operator.inputs, *operator.outputs) if i != index]
+    names = {operator.name for operator in touching}
+    return names == {"QUANTIZE"} and all(graph.tensors[other].dtype == "int8" for other in others)
 
 
 def quantization(model: Model) -> str:

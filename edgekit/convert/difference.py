@@ -183,6 +183,7 @@ def _manifests(a: Manifest, b: Manifest) -> Difference:
         plain: dict[str, Any] = {"name": m.name, "target": m.target, "arch": m.arch, "command": " ".join(m.command)}
         plain |= {f"made by {tool}": version for tool, version in m.made_by.items()}
         plain |= {f"made from {file}": digest[:16] for file, digest in m.made_from.items()}
+        plain |= {f"git commit of {file}": commit for file, commit in m.commits.items()}
         models = {v.file for v in m.variants}
         plain |= {name: file.sha256[:16] for name, file in m.files.items() if name not in models}
         for v in (v for v in m.variants if v.name in shared):

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
-from edgekit.convert.flatbuffer import OperatorInfo, Subgraph
+from edgekit.convert.constants import read_constants
+from edgekit.convert.flatbuffer import OperatorInfo, Subgraph, read_model
+from edgekit.convert.layers import match_operators
 
 KINDS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
+ALIKE = 0.1  # squared difference of weights as a share of their squares, above which they are not the same layer's
 
 
 @dataclass(frozen=True)
@@ -132,3 +137,60 @@ def _layer(graph: Subgraph, operator: OperatorInfo) -> Linear | None:
     return Linear(
         operator, *tensors, x.shape[3], y.shape[3], w.shape[1], w.shape[2], (y.shape[1], y.shape[2]), stride, dilation, before
     )  # fmt: skip
+
+
+# --- a layer in float and in int8 -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Twins:
+    """A layer of a quantized file, with what the float model has in its place."""
+
+    layer: Linear  # in the quantized file
+    scale: np.ndarray  # of the weights of each output channel
+    input_scale: float  # of what the layer reads
+    weights: np.ndarray  # float64, as `Linear.matrix` has them
+    bias: np.ndarray  # float64, one for each output channel; zeros where there is none
+    steps: np.ndarray  # the weights of the quantized file, int8
+
+    @property
+    def error(self) -> np.ndarray:
+        """What rounding has taken from the weights, float64."""
+        return np.asarray(self.weights - self.steps * self.scale[:, None])
+
+
+def find_twins(float_model: Path, quantized: Path) -> list[Twins]:
+    """The layers with int8 weights and quantized activations whose float counterpart is known, as they run.
+
+    Raises NotAModel as read_model does.
+    """
+    files = read_model(float_model), read_model(quantized)
+    real, whole = read_constants(float_model), read_constants(quantized)
+    graphs = files[0].subgraphs[0], files[1].subgraphs[0]
+    of_float = {layer.y: layer for layer in find_layers(graphs[0])}
+    partner = {q: of_float[f] for f, q, _ in match_operators(*files) if f in of_float}
+    found = []
+    for layer in find_layers(graphs[1]):
+        other = partner.get(layer.y)
+        x, w = graphs[1].tensors[layer.x], graphs[1].tensors[layer.w]
+        if other is None or other.w not in real or layer.w not in whole or w.dtype != "int8" or any(w.zero_point):
+            continue
+        if x.dtype not in ("int8", "int16") or len(x.scale) != 1 or len(w.scale) not in (1, layer.channels_out):
+            continue
+        if graphs[0].tensors[other.w].dtype != "float32" or graphs[0].tensors[other.w].shape != w.shape:
+            continue
+        weights = other.matrix(_values(graphs[0], real, other.w)).astype(np.float64)
+        bias = np.zeros(layer.channels_out)
+        if other.b in real:
+            bias = _values(graphs[0], real, other.b).astype(np.float64)
+        scale = np.broadcast_to(np.array(w.scale, np.float64), (layer.channels_out,))
+        steps = layer.matrix(_values(graphs[1], whole, layer.w))
+        twins = Twins(layer, scale, x.scale[0], weights, bias, steps)
+        if np.square(twins.error).sum() <= ALIKE * np.square(weights).sum():
+            found.append(twins)
+    return found
+
+
+def _values(graph: Subgraph, constants: Mapping[int, bytes], index: int) -> np.ndarray:
+    tensor = graph.tensors[index]
+    return np.frombuffer(constants[index], tensor.dtype).reshape(tensor.shape)

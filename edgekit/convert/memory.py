@@ -31,6 +31,6 @@ def limit_memory() -> None:
 
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     if sys.platform == "linux":
-        _, most = resource.getrlimit(resource.RLIMIT_DATA)
-        wanted = memory_bytes() if most == resource.RLIM_INFINITY else min(memory_bytes(), most)
+        now, most = resource.getrlimit(resource.RLIMIT_DATA)
+        wanted = memory_bytes() if now == resource.RLIM_INFINITY else min(memory_bytes(), now)
         resource.setrlimit(resource.RLIMIT_DATA, (wanted, most))

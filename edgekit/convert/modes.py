@@ -18,6 +18,7 @@ BACK_ENDS: Mapping[str, tuple[str, ...]] = {
 MIXED = "mixed"  # int8, but for the operators that a recipe or a repair leaves in float
 MODES = (*BACK_ENDS, MIXED)
 WITH_RANGES = ("int8", "int8-float-io", "int16x8")  # whose activations are quantized ahead of time
+END_TYPES = ("int8", "uint8")  # of what goes into a model of mode int8, and of what comes out
 
 QUANTILES = (0.99, 0.975, 0.95, 0.9, 0.75)  # of each sample's extremes, over the samples
 PERCENTILES = (99.999, 99.99)  # of all values

@@ -16,6 +16,7 @@ from edgekit.convert.cautions import cautions
 from edgekit.convert.compare import Comparison
 from edgekit.convert.cost import macs
 from edgekit.convert.describe import operator_counts, per_channel_weights
+from edgekit.convert.ends import check_ends, with_ends
 from edgekit.convert.finding import Finding
 from edgekit.convert.flatbuffer import read_model
 from edgekit.convert.frontend import Converted, model_kind, to_float_tflite
@@ -28,7 +29,7 @@ from edgekit.convert.lint import runtime_findings
 from edgekit.convert.loading import check_loading
 from edgekit.convert.modes import AUTO
 from edgekit.convert.proof import Proof
-from edgekit.convert.provenance import digests, litert_version, model_name
+from edgekit.convert.provenance import by_name, commits, digests, litert_version, model_name
 from edgekit.convert.recipe import Rule, read_recipe
 from edgekit.convert.report import About, refused, report_path, write_report
 from edgekit.convert.samples import Samples, check_fit, preprocessed, read_samples, read_specs, specs_by_array
@@ -84,6 +85,8 @@ def convert(
     labels: Path | None = None,
     modes: Sequence[str] = ("int8",),
     ranges: str = AUTO,
+    input_type: str = "int8",
+    output_type: str = "int8",
     recipe: Path | None = None,
     repair: str = "mixed",
     max_samples: int | None = None,
@@ -102,18 +105,20 @@ def convert(
     """A bundle in `output` with a variant of `model` for each of `modes` (modes.MODES), the first one its default.
 
     `samples` (see `read_samples`) are raw inputs as the device will meet them, of which ranges take as many as they need
-    or `max_samples` (edgekit.convert.settle); `spec` (TOML) says how they become what the model sees. `ranges` is a policy
-    (modes.POLICIES), or the best of them by samples held out. `evaluate` adds labels (`y`) and a task metric. Each file is
-    checked operator by operator, the float one against the source model, and each variant may lose `max_drop` beside
-    float (edgekit.convert.gate says of what; `metric` chooses it). One that loses more is repaired (edgekit.convert.ladder):
-    `repair` int8 keeps it full int8, mixed may leave operators in float, none gives up at once. `recipe` (TOML) says which
-    operators of mode mixed stay float. With `strict` a warning of the lint is an error. `trust`: code inside the model's file
-    may run; `custom`: Python files, or modules, that define its layers; `signature`: the one that is meant of a
-    SavedModel's. `report`: where the HTML report goes, also of a refused model; True: beside the bundle. Raises InputError,
-    ConversionError (QualityLost), MissingLibrary; no bundle is written then.
+    or `max_samples` (edgekit.convert.settle); `spec` (TOML) says how they become what the model sees. `input_type` and
+    `output_type` (modes.END_TYPES) are those of the mode int8 only. `ranges` is a policy (modes.POLICIES), or the best of
+    them by samples held out. `evaluate` adds labels (`y`) and a task metric. Each file is checked operator by operator,
+    the float one against the source model, and each variant may lose `max_drop` beside float (edgekit.convert.gate says
+    of what; `metric` chooses it). One that loses more is repaired (edgekit.convert.ladder): `repair` int8 keeps it full
+    int8, mixed may leave operators in float, none gives up at once. `recipe` (TOML) says which operators of mode mixed
+    stay float. With `strict` a warning of the lint is an error. `trust`: code inside the model's file may run; `custom`:
+    Python files, or modules, that define its layers; `signature`: the one that is meant of a SavedModel's. `report`:
+    where the HTML report goes, also of a refused model; True: beside the bundle. Raises InputError, ConversionError
+    (QualityLost), MissingLibrary; no bundle is written then.
     """
     loading = check_loading(model_kind(model), trust, custom, signature)
     check_modes(modes, recipe)
+    check_ends(input_type, output_type, modes)
     check_level(repair)
     rules = read_recipe(recipe) if recipe is not None else ()
     check_output(output)
@@ -157,6 +162,8 @@ def convert(
             level = "int8" if repair == "mixed" and "mixed" in modes else repair  # one variant has that name already
             place = folder / "repairs" / one.mode
             proved.append(proof.prove(one, feeds, place, repairs=level, timeout_s=timeout_s, progress=progress))
+        ends = partial(with_ends, input_type=input_type, output_type=output_type, timeout_s=timeout_s)
+        proved = [proof.again(one, ends(one.made, folder / "ends")) for one in proved]
         made = tuple(one.made for one in proved)
         float_model = proof.float_model
         models = {one.made.mode: one.model for one in proved}
@@ -167,6 +174,9 @@ def convert(
         check_strict(findings, strict)
         quantizers = {f"quantizer of {one.mode}": one.made_by for one in made if one.made_by}
         made_by = {"edgekit": __version__, "python": platform.python_version()}
+        own = {f"custom{i}": Path(file) for i, file in enumerate(loading.custom) if file.endswith(".py")}
+        files = {"evaluate": evaluate, "preprocess": spec, "labels": labels, "recipe": recipe, **own}
+        given = by_name(model=model, samples=samples, **files)
         about = About(
             title=name or model_name(model),
             command=tuple(command),
@@ -174,15 +184,8 @@ def convert(
             labels=tuple(class_names),
             preprocess={n: preprocess.spec_fields(s) for n, s in float_model.specs.items()},
             made_by={**made_by, **source.versions, **quantizers, **litert_version()},
-            made_from=digests(
-                model=model,
-                samples=samples,
-                evaluate=evaluate,
-                preprocess=spec,
-                labels=labels,
-                recipe=recipe,
-                **{f"custom{i}": Path(file) for i, file in enumerate(loading.custom) if file.endswith(".py")},
-            ),
+            made_from=digests(given),
+            commits=commits(given),
             warnings=cautions(raw, comparisons, float_model, class_names, source.fixed_sizes),
             policies=tuple(asdict(tried) for one in made for tried in one.tried),
             repairs=tuple(asdict(each) for one in proved for each in one.repairs),
@@ -261,6 +264,7 @@ def _manifest(about: About, board: Target | None, variants: tuple[Variant, ...],
         files={},
         made_by=about.made_by,
         made_from=about.made_from,
+        commits=about.commits,
         command=about.command,
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -70,6 +70,13 @@ class Proof:
         return Proved(
             repaired.made, model, self.compare(repaired.made, model), repaired.repairs, repaired.recipe
         )  # fmt: skip
+
+    def again(self, proved: Proved, made: Made) -> Proved:
+        """The same variant in another file; itself where it is in that one."""
+        if made is proved.made:
+            return proved
+        model = self.open(made)
+        return replace(proved, made=made, model=model, comparison=self.compare(made, model))
 
     def compare(self, made: Made, model: Model) -> Comparison:
         """All that is known about a variant beside float."""

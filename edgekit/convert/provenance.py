@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 
 from edgekit.bundle import sha256_file
+from edgekit.convert.revision import revision
 from edgekit.convert.samples import LABELS, Samples
 from edgekit.convert.samples_function import source_file
 
@@ -19,14 +21,22 @@ def model_name(model: Path) -> str:
     return whole.removesuffix(model.suffix) or whole
 
 
-def digests(**given: Path | Samples | None) -> dict[str, str]:
-    """The hash of everything that went in, by file name; by role and name where two have the same name."""
+def by_name(**given: Path | Samples | None) -> dict[str, Path | Samples]:
+    """What went in, by file name; by role and name where two have the same name."""
     parts = {role: part for role, part in given.items() if part is not None}
     names = [part.name for part in parts.values()]
-    return {
-        part.name if names.count(part.name) == 1 else f"{role}/{part.name}": _digest(part)
-        for role, part in parts.items()
-    }
+    return {part.name if names.count(part.name) == 1 else f"{role}/{part.name}": part for role, part in parts.items()}
+
+
+def digests(given: Mapping[str, Path | Samples]) -> dict[str, str]:
+    """The hash of everything that went in."""
+    return {name: _digest(part) for name, part in given.items()}
+
+
+def commits(given: Mapping[str, Path | Samples]) -> dict[str, str]:
+    """The git commit of each file, or folder, that is of one: see `revision`."""
+    found = {name: revision(source_file(part)) for name, part in given.items() if isinstance(part, Path)}
+    return {name: commit for name, commit in found.items() if commit is not None}
 
 
 def _digest(part: Path | Samples) -> str:

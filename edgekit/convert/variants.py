@@ -81,7 +81,8 @@ def make_variants(
             made.append(Made(mode, choice.path, choice.policy, choice.made_by, choice.tried))
             continue
         # the two forms of int8 are the same inside: what was found for one holds for the other
-        done = quantize(float_model, mode, [same.ranges] if same else [], folder / mode, timeout_s=timeout_s)
+        source = prepared(float_model, folder / mode) if same else float_model  # as what the ranges were measured on
+        done = quantize(source, mode, [same.ranges] if same else [], folder / mode, timeout_s=timeout_s)
         of_ranges = (same.policy, done.made_by, same.tried) if same else (None, done.made_by, ())
         made.append(Made(mode, done.paths[0], *of_ranges))
     return tuple(made)

@@ -60,7 +60,12 @@ def _model(bundle: Bundle, variant: Variant) -> dict[str, Any]:
         for quality in variant.qualities
     ]
     ancestors = [
-        {"type": "data", "name": name, "hashes": _hashes(digest)}
+        {
+            "type": "data",
+            "name": name,
+            "hashes": _hashes(digest),
+            "properties": _properties(commit=bundle.manifest.commits.get(name)),
+        }
         for name, digest in sorted(bundle.manifest.made_from.items())
     ]
     return {

@@ -41,16 +41,16 @@ def dscnn() -> Training:
 
 
 def mobilenetv2() -> Training:
-    image = keras.Input((96, 96, 3), name="image")
+    image = keras.Input((64, 64, 3), name="image")
     network = keras.applications.MobileNetV2(input_tensor=image, alpha=0.5, weights=None, classes=10)
-    return _classifying(_quick_statistics(network), 96, count=3000, epochs=10, share=(0.7, 1.0), low=-1.0)
+    return _classifying(_quick_statistics(network), 64, count=8000, epochs=6, share=(0.7, 1.0), low=-1.0)
 
 
 def efficientnetb0() -> Training:
     """Keras's, which takes 0 to 255 and has SiLU and squeeze-and-excite: the network whose int8 collapses."""
-    image = keras.Input((96, 96, 3), name="image")
+    image = keras.Input((64, 64, 3), name="image")
     network = keras.applications.EfficientNetB0(input_tensor=image, weights=None, classes=10)
-    return _classifying(_quick_statistics(network), 96, count=3000, epochs=8, share=(0.7, 1.0), high=255.0)
+    return _classifying(_quick_statistics(network), 64, count=8000, epochs=6, share=(0.7, 1.0), high=255.0)
 
 
 def _conv(x, filters: int, kernel: int, strides: int = 1, activation: str | None = "relu"):

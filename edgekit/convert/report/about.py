@@ -19,6 +19,7 @@ class About:
     preprocess: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     made_by: Mapping[str, str] = field(default_factory=dict)
     made_from: Mapping[str, str] = field(default_factory=dict)
+    commits: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     # tables, where there is something to tell: a dataclass or a mapping of column to value for each row
     policies: tuple[Any, ...] = ()  # range policies tried

@@ -264,7 +264,9 @@ def _origin(comparison: Comparison, about: About) -> Html:
     made_by = ", ".join(f"{tool} {version}" for tool, version in sorted(about.made_by.items())) or None
     pairs: list[tuple[str, object]] = [("bundle", about.bundle and tag("code", about.bundle)), ("target", about.target)]
     pairs += [("samples judged", f"{comparison.count}, {comparison.samples}"), ("made by", made_by)]
-    pairs += [(name, tag("code", f"sha256 {digest}")) for name, digest in sorted(about.made_from.items())]
+    for name, digest in sorted(about.made_from.items()):
+        commit = f", git commit {about.commits[name]}" if name in about.commits else ""
+        pairs.append((name, tag("code", f"sha256 {digest}{commit}")))
     command = tag("pre", tag("code", shlex.join(about.command))) if about.command else None
     return tag("section", tag("h2", "Make it again"), command, facts(pairs))
 
