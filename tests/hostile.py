@@ -121,7 +121,11 @@ def _damaged(
         content = bytearray(whole)
         for _ in range(rng.choice((1, 3, 8))):
             near = min(600, len(content))
-            place = rng.choice((rng.randrange(near), -1 - rng.randrange(near))) if number % 2 else rng.randrange(len(content))
+            place = (
+                rng.choice((rng.randrange(near), -1 - rng.randrange(near)))
+                if number % 2
+                else rng.randrange(len(content))
+            )
             content[place] ^= 1 << rng.randrange(8)
         yield _write(folder / f"{stem}-flip{number}{suffix}", bytes(content))
 
@@ -292,12 +296,18 @@ def _hdf5_files(seeds: Path, folder: Path, rng: random.Random) -> Iterator[Path]
     yield changed(
         "outside", lambda f: f[group].create_dataset("o", (9,), "u1", external=[("/etc/passwd", 0, 9)]) and None
     )
-    yield changed("unallocated", lambda f: f[group].create_dataset("u", (1 << 20, 1 << 20), "f4", chunks=(64, 64)) and None)
+    yield changed(
+        "unallocated", lambda f: f[group].create_dataset("u", (1 << 20, 1 << 20), "f4", chunks=(64, 64)) and None
+    )
     yield changed("many", lambda f: [f.create_group(f"g{i}") for i in range(10_001)] and None)
     layout = h5py.VirtualLayout((4,), "f4")
     layout[:] = h5py.VirtualSource("/etc/passwd", "x", (4,))
     yield changed("virtual", lambda f: f[group].create_virtual_dataset("v", layout) and None)
-    for name, content in (("strings", np.array([b"a", b"b"])), ("shape", np.zeros((2, 2), "f")), ("ints", np.zeros(3, int))):
+    for name, content in (
+        ("strings", np.array([b"a", b"b"])),
+        ("shape", np.zeros((2, 2), "f")),
+        ("ints", np.zeros(3, int)),
+    ):
         yield changed(f"weights-{name}", lambda f, c=content: _replace_first(f[group], c))
 
 
@@ -368,11 +378,20 @@ def _samples(folder: Path, rng: random.Random) -> Iterator[Path]:
         for name, content in _junk(rng):
             yield _write(folder / f"{name}{suffix}", content)
         yield from _no_files(folder, suffix)
-    for name, shape in (("huge", "(1000000000000, 8)"), ("negative", "(-5, 6)"), ("many", "(2,)*99999"), ("code", "__import__('os').getpid()")):
+    for name, shape in (
+        ("huge", "(1000000000000, 8)"),
+        ("negative", "(-5, 6)"),
+        ("many", "(2,)*99999"),
+        ("code", "__import__('os').getpid()"),
+    ):
         header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}".encode().ljust(117) + b"\n"
         yield _write(folder / f"{name}.npy", b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header)
     yield _write(folder / "header.npy", b"\x93NUMPY\x02\x00" + struct.pack("<I", 0xFFFFFFFF) + b"{")
-    for name, value in (("objects", np.array([{}, {}], object)), ("text", np.array(["a", "b"])), ("nan", np.full((4, 6, 6, 1), np.nan))):
+    for name, value in (
+        ("objects", np.array([{}, {}], object)),
+        ("text", np.array(["a", "b"])),
+        ("nan", np.full((4, 6, 6, 1), np.nan)),
+    ):
         np.savez(folder / f"{name}.npz", x=value, allow_pickle=True)
         yield folder / f"{name}.npz"
     packed = _rezipped({"x.npy": bytes(300 << 20)}, folder / "bomb.npz", zipfile.ZIP_DEFLATED).read_bytes()
@@ -380,7 +399,13 @@ def _samples(folder: Path, rng: random.Random) -> Iterator[Path]:
     yield _patched(packed, folder / "claims.npz", field=24, value=0xFFFFFF00)
     yield _patched(packed, folder / "encrypted.npz", field=8, value=1, size=2)
     yield from _folders(folder, rng)
-    for name, text in (("ragged", "a,b\n1,2\n3\n"), ("words", "a\nx\ny\n"), ("quote", 'a,b\n"1,2\n'), ("wide", "a," * 200_000 + "\n1"), ("inf", "a\ninf\nnan\n")):
+    for name, text in (
+        ("ragged", "a,b\n1,2\n3\n"),
+        ("words", "a\nx\ny\n"),
+        ("quote", 'a,b\n"1,2\n'),
+        ("wide", "a," * 200_000 + "\n1"),
+        ("inf", "a\ninf\nnan\n"),
+    ):
         yield _write(folder / f"{name}.csv", text.encode())
     yield _write(folder / "code.py", b"raise SystemExit(3)")
     yield folder / "code.py:samples"
@@ -405,7 +430,13 @@ def _folders(folder: Path, rng: random.Random) -> Iterator[Path]:
         stream.writeframes(bytes(2000))
     wav = sound.getvalue()
     claims = wav[:40] + b"\xff\xff\xff\x7f" + wav[44:]
-    sounds = {"cut": wav[:30], "empty": b"", "claims": claims, "odd": wav[:22] + b"\0\0" + wav[24:], "noise": rng.randbytes(200)}
+    sounds = {
+        "cut": wav[:30],
+        "empty": b"",
+        "claims": claims,
+        "odd": wav[:22] + b"\0\0" + wav[24:],
+        "noise": rng.randbytes(200),
+    }
     for kind, first, suffix in ((images, png, ".png"), (sounds, wav, ".wav")):
         for name, content in kind.items():
             place = folder / f"{name}{suffix}s"
@@ -441,7 +472,7 @@ def run_forked(cases: list[Case], folder: Path) -> list[Ending]:
     import keras  # noqa: F401
     import tensorflow  # noqa: F401
 
-    import edgekit.convert.inspection
+    import edgekit.convert.settle
     import edgekit.convert.tensorflow_child  # noqa: F401
 
     endings = []
@@ -492,7 +523,6 @@ def _in_fork(case: Case, scratch: Path) -> None:
         try:
             said = _work(case, scratch)
         except EdgekitError as error:
-            assert str(error)
             said = f"error: {type(error).__name__}: {error} | {error.hint}"
         except MemoryError:
             said = "error: MemoryError"  # apart.py makes an InputError of it
@@ -506,8 +536,8 @@ def _work(case: Case, scratch: Path) -> str:
     """What `edgekit convert` does until there is a float .tflite and its samples went through it."""
     from edgekit.convert import tensorflow_child
     from edgekit.convert.frontend import model_kind
-    from edgekit.convert.inspection import inspect_float
     from edgekit.convert.samples import check_fit, preprocessed, read_samples
+    from edgekit.convert.settle import settle
     from edgekit.convert.tflite_file import take_tflite
 
     kind = model_kind(case.model)
@@ -521,7 +551,7 @@ def _work(case: Case, scratch: Path) -> str:
         (scratch / "loading.json").write_text("{}")
         tensorflow_child.convert(kind, case.model, scratch)
         float_model = scratch / "float.tflite"
-    inspect_float(float_model, seen, None)
+    settle(float_model, raw, {}, np.arange(raw.count), until_settled=False)
     return "fine"
 
 
@@ -551,7 +581,10 @@ def main(folder: Path) -> int:
     for number, case in enumerate(cases):
         ending = run_command(case, folder / "out")
         wrong += not ending.how.startswith(("fine", "error"))
-        print(f"{number + 1}/{len(cases)}  {ending.seconds:5.1f} s  {case.name}: {ending.how.splitlines()[0][:150]}", flush=True)
+        print(
+            f"{number + 1}/{len(cases)}  {ending.seconds:5.1f} s  {case.name}: {ending.how.splitlines()[0][:150]}",
+            flush=True,
+        )
     print(f"{len(cases)} inputs, {wrong} ended wrongly, code in them {'ran' if canary.exists() else 'never ran'}")
     return int(bool(wrong or canary.exists()))
 

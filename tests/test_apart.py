@@ -26,7 +26,10 @@ def model_that_dies() -> bytes:
     x, hidden, y = (T(name, (1, 4)) for name in ("x", "hidden", "y"))
     whole, more, rest = (T(name, (1, 4), "int32") for name in ("whole", "more", "rest"))
     back = T("back", (1, 4))
-    one, low = T("one", (1,), "int32", data=np.ones(1, np.int32)), T("low", (1, 4), "int32", data=np.full((1, 4), -(2**31), np.int32))
+    one, low = (
+        T("one", (1,), "int32", data=np.ones(1, np.int32)),
+        T("low", (1, 4), "int32", data=np.full((1, 4), -(2**31), np.int32)),
+    )
     weights, bias = T("w", (4, 4), data=np.eye(4, dtype=np.float32)), T("b", (4,), data=np.zeros(4, np.float32))
     steps = [
         ("FULLY_CONNECTED", [x, weights, bias], [hidden]), ("CAST", [hidden], [whole]), ("ADD", [whole, one], [more]),
@@ -38,7 +41,10 @@ def model_that_dies() -> bytes:
 def model_that_refuses() -> bytes:
     """One of a thousand numbers, at the place int(x): LiteRT says no to a negative one."""
     x, place, y = T("x", (1,)), T("place", (1,), "int32"), T("y", (1,))
-    numbers, one = T("numbers", (1000,), data=np.arange(1000, dtype=np.float32)), T("one", (1,), "int32", data=np.ones(1, np.int32))
+    numbers, one = (
+        T("numbers", (1000,), data=np.arange(1000, dtype=np.float32)),
+        T("one", (1,), "int32", data=np.ones(1, np.int32)),
+    )
     return build([("CAST", [x], [place]), ("SLICE", [numbers, place, one], [y])], inputs=[x], outputs=[y])
 
 
@@ -108,7 +114,9 @@ def test_stages_are_told_while_it_runs(deadly, tmp_path):
     ],
     ids=["convert to float32", "convert to int8", "lint", "compare"],
 )
-def test_a_model_that_passes_one_inference_and_dies_on_a_sample_kills_no_command(deadly, command, monkeypatch, tmp_path, words):
+def test_a_model_that_passes_one_inference_and_dies_on_a_sample_kills_no_command(
+    deadly, command, monkeypatch, tmp_path, words
+):
     """In this very process: it would be gone."""
     monkeypatch.chdir(tmp_path)
     code, said, error = command(*words, "bad.npz")
@@ -159,7 +167,9 @@ def test_what_lies_in_the_current_folder_is_not_imported(deadly, tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_when_the_caller_is_stopped_so_is_the_process(tmp_path, number):
     script = "from edgekit.convert.apart import run_apart; run_apart('time', 'sleep', 300, doing='sleeping')"
-    process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, env={**os.environ, "TMPDIR": str(tmp_path)})
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], stderr=subprocess.PIPE, env={**os.environ, "TMPDIR": str(tmp_path)}
+    )
     while not (below := children(process.pid)):
         time.sleep(0.05)
     time.sleep(0.5)
