@@ -24,7 +24,7 @@ class T:
     data: np.ndarray | None = None
 
 
-def build(operators, *, inputs, outputs, names=None):
+def build(operators, *, inputs, outputs, names=None, version=1):
     """The bytes of a model. `operators`: (name, tensors in, tensors out, options by their name in schema.fbs, if any);
     `names`: signature name -> tensor name."""
     import flatbuffers
@@ -57,7 +57,7 @@ def build(operators, *, inputs, outputs, names=None):
     for name, into, out, *settings in operators:
         code = tfl.OperatorCodeT()
         code.builtinCode = getattr(tfl.BuiltinOperator, name)
-        code.deprecatedBuiltinCode, code.version = min(code.builtinCode, 127), 1
+        code.deprecatedBuiltinCode, code.version = min(code.builtinCode, 127), version
         codes.append(code)
         operator = tfl.OperatorT()
         operator.opcodeIndex = len(codes) - 1

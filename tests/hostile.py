@@ -472,7 +472,7 @@ def run_forked(cases: list[Case], folder: Path) -> list[Ending]:
     import keras  # noqa: F401
     import tensorflow  # noqa: F401
 
-    import edgekit.convert.inspection
+    import edgekit.convert.settle
     import edgekit.convert.tensorflow_child  # noqa: F401
 
     endings = []
@@ -523,7 +523,6 @@ def _in_fork(case: Case, scratch: Path) -> None:
         try:
             said = _work(case, scratch)
         except EdgekitError as error:
-            assert str(error)
             said = f"error: {type(error).__name__}: {error} | {error.hint}"
         except MemoryError:
             said = "error: MemoryError"  # apart.py makes an InputError of it
@@ -537,8 +536,8 @@ def _work(case: Case, scratch: Path) -> str:
     """What `edgekit convert` does until there is a float .tflite and its samples went through it."""
     from edgekit.convert import tensorflow_child
     from edgekit.convert.frontend import model_kind
-    from edgekit.convert.inspection import inspect_float
     from edgekit.convert.samples import check_fit, preprocessed, read_samples
+    from edgekit.convert.settle import settle
     from edgekit.convert.tflite_file import take_tflite
 
     kind = model_kind(case.model)
@@ -552,7 +551,7 @@ def _work(case: Case, scratch: Path) -> str:
         (scratch / "loading.json").write_text("{}")
         tensorflow_child.convert(kind, case.model, scratch)
         float_model = scratch / "float.tflite"
-    inspect_float(float_model, seen, None)
+    settle(float_model, raw, {}, np.arange(raw.count), until_settled=False)
     return "fine"
 
 

@@ -33,6 +33,10 @@ def model(tmp_path) -> Path:
     return path
 
 
+# how results are shown; and convert does not talk to devices: a program fetches samples with edgekit.deploy and gives them
+COMMAND_ONLY = {"json", "no_report", "from_device"}
+
+
 def option_names():
     """What is typed: --max-drop as max_drop; an argument by its name; --no-report says something about report."""
     from edgekit.cli.convert import convert_command
@@ -45,7 +49,7 @@ def option_names():
 
 
 def test_the_function_has_the_options_of_the_command_and_no_others():
-    typed = set(option_names()) - {"json", "no_report"}
+    typed = set(option_names()) - COMMAND_ONLY
 
     assert set(inspect.signature(edgekit.convert).parameters) - {"progress"} == typed
 
@@ -55,7 +59,7 @@ def test_what_is_left_out_means_the_same_in_both():
 
     typed, taken = option_names(), inspect.signature(api.convert).parameters
     values = convert_command.make_context("convert", ["m", "-o", "o", "--samples", "s"]).params
-    said = {name: values[typed[name].name] for name in set(typed) - {"json", "no_report", "model", "output", "samples"}}
+    said = {name: values[typed[name].name] for name in set(typed) - COMMAND_ONLY - {"model", "output", "samples"}}
     defaults = {name: taken[name].default for name in said}
 
     assert (said.pop("mode"), said.pop("report")) == ((defaults.pop("mode"),), None)

@@ -16,7 +16,7 @@ from edgekit.convert.choose import choose
 from edgekit.convert.constants import read_constants
 from edgekit.convert.flatbuffer import read_model
 from edgekit.convert.held_out import HeldOut
-from edgekit.convert.quantize import check_mode
+from edgekit.convert.quantize import check_mode, quantize
 from edgekit.runner import load
 
 
@@ -90,6 +90,23 @@ def test_a_model_without_such_layers_stays_as_it_is(tmp_path):
     a, b = np.ones((2, 4, 1, 3), np.float32)
 
     assert correct_bias(path, path, tmp_path / "out.tflite", {"a": a, "b": b}) == 0
+
+
+@pytest.mark.parametrize(
+    "mode", ["weights4", *(pytest.param(mode, marks=pytest.mark.slow) for mode in ("dynamic", "weights8"))]
+)
+def test_biases_that_are_real_numbers_are_corrected_too(tmp_path, mode):
+    pytest.importorskip("litert_quantizer", reason="these modes are made by litert-quantizer")
+    model, name, x = resnet8()
+    quantized = quantize(model, mode, [], tmp_path / "q").paths[0]
+    output = tmp_path / "q" / "corrected.tflite"
+
+    assert correct_bias(model, quantized, output, {name: x[:60]}) == 10
+
+    before, after = HeldOut(model, {name: x[300:400]}, tmp_path).judge([quantized, output], ["", ""])
+    check_mode(output, mode)
+
+    assert after.sqnr_db >= before.sqnr_db + 2
 
 
 @pytest.mark.parametrize(("mode", "count"), [("int8", 100), ("int16x8", 16)])  # int16 has slow kernels only

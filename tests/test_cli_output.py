@@ -90,6 +90,28 @@ def test_a_long_cell_goes_on_below_itself_and_the_columns_stay_in_place(capsys, 
     )
 
 
+def test_an_error_breaks_between_words_on_a_terminal_and_nowhere_else(tmp_path):
+    words = [
+        "-m",
+        "edgekit.cli.main",
+        "convert",
+        str(tmp_path / "nothing.keras"),
+        "-o",
+        str(tmp_path / "b"),
+        "--samples",
+        "s",
+    ]
+    code, shown = on_a_terminal(*words, columns=60)
+    told = ANSI.sub("", shown)
+    lines = [line.rstrip() for line in told[told.index("edgekit:") :].splitlines()]  # the progress line was before it
+    piped = subprocess.run([sys.executable, *words], capture_output=True, text=True, cwd=ROOT).stderr.splitlines()
+
+    assert code == 2
+    assert len(lines) > len(piped) == 2
+    assert all(len(line) <= 60 or " " not in line.strip() for line in lines)
+    assert " ".join(" ".join(lines).split()) == " ".join(" ".join(piped).split())
+
+
 def test_what_is_not_known_is_a_dash(capsys):
     show_table(("metric", "int8", "float"), [("accuracy", 0.5, None)])
     show_facts([("previous", None)])

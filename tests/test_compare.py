@@ -160,8 +160,83 @@ def test_changed_weights_are_counted_in_bytes(tmp_path, capsys):
     (model,) = out_of(capsys)["models"]
 
     assert code == 1
-    assert model["weights"] == [{"tensor": "w2", "bytes_a": 24, "bytes_b": 24, "changed_bytes": 24}]
+    (weights,) = model["weights"]
+    assert weights.pop("difference") == pytest.approx(24**0.5 / np.linalg.norm(weights_of_pair()), rel=1e-3)
+    assert weights == {"tensor": "w2", "bytes_a": 24, "bytes_b": 24, "changed_bytes": 24}
     assert (model["ranges"], model["operators"], model["tensors"]) == ([], [], 4)
+
+
+def weights_of_pair():
+    """The int8 weights of the pair's last layer, in steps."""
+    random = np.random.default_rng(0)
+    random.integers(-60, 61, (8, 6))
+    return random.integers(-60, 61, (3, 8))
+
+
+def test_float_and_int8_weights_are_compared_by_what_they_mean(tmp_path):
+    paths = write_pair(tmp_path)
+    found = diff_named(find_model(str(paths[0])), find_model(str(paths[1]))).models[0]
+
+    assert {change.tensor: change.difference for change in found.weights} == {"w1": 0.0, "w2": 0.0}
+
+
+def test_operators_in_another_place_and_other_shapes_are_told(tmp_path, capsys):
+    from handmade_model import T, build
+
+    x, half, y = T("x", (1, 4)), T("half", (1, 4)), T("y", (2, 2))
+    one = build([("ADD", [x, x], [half]), ("RESHAPE", [half], [y])], inputs=[x], outputs=[y])
+    x, half, y = T("x", (1, 4)), T("half", (2, 2)), T("y", (2, 2))
+    two = build([("RESHAPE", [x], [half]), ("ADD", [half, half], [y])], inputs=[x], outputs=[y])
+    (tmp_path / "a.tflite").write_bytes(one)
+    (tmp_path / "b.tflite").write_bytes(two)
+
+    assert main(["diff", f"{tmp_path}/a.tflite", f"{tmp_path}/b.tflite", "--json"]) == 1
+    (model,) = out_of(capsys)["models"]
+    assert model["operators"] == []
+    assert model["shapes"] == [{"what": "half", "a": [1, 4], "b": [2, 2]}]
+    assert [(change["a"], change["b"]) for change in model["order"]] == [("ADD", None), (None, "ADD")]
+
+
+def test_files_that_differ_in_nothing_that_counts_say_so(tmp_path, capsys):
+    content = pair()[1]
+    (tmp_path / "a.tflite").write_bytes(content)
+    (tmp_path / "b.tflite").write_bytes(content + b"trailing")
+
+    assert main(["diff", f"{tmp_path}/a.tflite", f"{tmp_path}/b.tflite"]) == 1
+    assert "the same weights, ranges and operators" in capsys.readouterr().out
+
+
+def test_bundles_differ_in_their_figures_ranges_and_ends(tmp_path, capsys):
+    from dataclasses import replace
+
+    import edgekit
+    from edgekit.bundle import Quality
+    from edgekit.convert.difference import _manifests
+
+    (tmp_path / "f.tflite").write_bytes(pair()[0])
+    given = {"samples": inputs(60), "report": False}
+    plain = edgekit.convert(tmp_path / "f.tflite", tmp_path / "a", **given).bundle
+    bytes_in = edgekit.convert(
+        tmp_path / "f.tflite", tmp_path / "b", **given, input_type="uint8", ranges="quantile-0.9"
+    ).bundle
+    code = main(["diff", f"{tmp_path}/a", f"{tmp_path}/b", "--json"])
+    said = out_of(capsys)
+    others = {change["what"]: (change["a"], change["b"]) for change in said["others"]}
+
+    assert code == 1
+    assert "int8: SQNR to float, dB" in {change["what"] for change in said["metrics"]}
+    assert others["int8: input x"] == ("int8 [1, 6]", "uint8 [1, 6]")
+    assert others["int8: ranges by"] == ("min-max", "quantile-0.9")
+    assert any(change["a"] is None and "QUANTIZE" in change["b"] for change in said["models"][0]["order"])
+    variant = plain.manifest.variants[0]
+    judged = [
+        replace(variant, qualities=(Quality("mAP@.5", 0.5, real, count, ""),)) for real, count in ((0.5, 10), (0.6, 20))
+    ]
+    found = _manifests(*(replace(plain.manifest, variants=(one,)) for one in judged))
+    assert [(c.what, c.a, c.b) for c in found.metrics] == [
+        ("int8: mAP@.5, float", 0.5, 0.6), ("int8: mAP@.5, inputs", 10, 20)
+    ]  # fmt: skip
+    assert bytes_in.id != plain.id
 
 
 def test_changed_ranges_are_named_with_both_scales(tmp_path, capsys):

@@ -8,6 +8,7 @@ import pickle
 import sys
 import time
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +17,20 @@ import pytest
 pytest.importorskip("ai_edge_litert", reason="pip install 'edgekit[convert]'")
 
 from edgekit.convert import convert, pipeline
-from edgekit.convert.frontend import model_kind, run_tensorflow
+from edgekit.convert.frontend import FRONT_ENDS, check_installed, model_kind, run_front_end
 from edgekit.convert.metrics import find_metric
 from edgekit.convert.quality import agreement
 from edgekit.convert.samples import Samples, read_samples, read_specs
 from edgekit.convert.selection import spread
-from edgekit.errors import ConversionError, InputError, NotAModel, PreprocessError, SamplesError, UnknownTarget
+from edgekit.errors import (
+    ConversionError,
+    InputError,
+    MissingLibrary,
+    NotAModel,
+    PreprocessError,
+    SamplesError,
+    UnknownTarget,
+)
 
 
 @pytest.fixture
@@ -49,9 +58,23 @@ def samples(tmp_path) -> Path:
 @pytest.mark.parametrize(
     ("name", "content", "told"),
     [
-        ("net.pt", b"PK\x03\x04 whatever", "edgekit converts .keras, .h5, SavedModel and float .tflite"),
-        ("net.onnx", b"\x08\x07\x12\x07pytorch", "edgekit converts .keras, .h5, SavedModel and float .tflite"),
-        ("notes.txt", b"hello", "edgekit converts .keras, .h5, SavedModel and float .tflite"),
+        (
+            "net.pt",
+            b"PK\x03\x04 whatever",
+            "a pickle of PyTorch, which runs code when it is loaded; edgekit converts .keras",
+        ),
+        ("net.PTH", b"PK\x03\x04 whatever", "a pickle of PyTorch"),
+        ("net.safetensors", b"\x40\x00\x00", "weights without a model"),
+        ("frozen.pb", b"\x08\x01\x12\x00", "a frozen graph of TensorFlow 1"),
+        ("net.caffemodel", b"\x0a\x03", "of another framework"),
+        ("make.py", b"def net(): ...", "is Python code"),
+        ("net.onnx", b"PK\x03\x04", "is not a .onnx file, whatever its name says"),
+        ("net.pt2", b"\x08\x07\x12\x07pytorch", "is not a .pt2 file, whatever its name says"),
+        (
+            "notes.txt",
+            b"hello",
+            "edgekit converts .keras, .h5, SavedModel, .pt2, .onnx, file.py:function and float .tflite",
+        ),
         ("net.keras", b"\x89HDF\r\n\x1a\n", "is not a .keras file, whatever its name says"),
         ("net.h5", b"PK\x03\x04", "is not a .h5 file, whatever its name says"),
         ("empty.keras", b"", "is not a .keras file"),
@@ -65,6 +88,40 @@ def test_a_file_that_is_no_model_is_refused_by_its_first_bytes(tmp_path, name, c
         model_kind(path)
 
     assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "kind"),
+    [
+        ("net.onnx", b"\x08\x0a\x12\x07pytorch", "onnx"),
+        ("net.ONNX", b"\x08\x0a\x12\x07pytorch", "onnx"),
+        ("net.pt2", b"PK\x03\x04", "pt2"),
+        ("net.keras", b"PK\x03\x04", "keras"),
+        ("net.tflite", b"\x1c\x00\x00\x00TFL3", "tflite"),
+    ],
+)
+def test_a_file_is_known_by_its_name_and_its_first_bytes(tmp_path, name, content, kind):
+    (tmp_path / name).write_bytes(content)
+
+    assert model_kind(tmp_path / name) == kind
+
+
+def test_a_function_of_a_file_is_known_unless_the_file_is_not_there(tmp_path):
+    (tmp_path / "make.py").write_text("raise SystemExit('nobody runs this to look at it')")
+
+    assert model_kind(tmp_path / "make.py:net") == "function"
+    with pytest.raises(NotAModel, match=r"other\.py does not exist"):
+        model_kind(tmp_path / "other.py:net")
+
+
+@pytest.mark.parametrize("kind", FRONT_ENDS)
+def test_a_front_end_that_is_not_installed_is_asked_for_by_its_extra(kind):
+    front_end = replace(FRONT_ENDS[kind], imports=("sys", "no_such_library"))
+
+    with pytest.raises(MissingLibrary, match=rf"converting with {front_end.name} needs no_such_library$") as caught:
+        check_installed(front_end)
+
+    assert caught.value.hint == f"pip install 'edgekit[{front_end.extra}]'"
 
 
 def test_a_folder_without_a_saved_model_is_refused(tmp_path):
@@ -325,7 +382,7 @@ def test_neither_the_child_nor_what_it_started_lives_on(child, model, tmp_path, 
     start = time.monotonic()
 
     with pytest.raises(ConversionError, match=r"did not finish|exit code 1"):
-        run_tensorflow(model, "keras", {"x": np.zeros((2, 4))}, tmp_path, timeout_s=0.5)
+        run_front_end(model, "keras", {"x": np.zeros((2, 4))}, tmp_path, timeout_s=0.5)
 
     assert time.monotonic() - start < 5
     pid = int((tmp_path / "pid").read_text())

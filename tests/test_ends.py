@@ -86,7 +86,7 @@ def test_the_bundle_is_full_int8_and_gives_its_golden_answers(model, spec, tmp_p
 def test_layers_are_still_compared_by_their_names(model, spec, tmp_path):
     plain, other = (made(model, spec, tmp_path / end, input_type=end, output_type=end) for end in ("int8", "uint8"))
     layers = [
-        [(one.name, one.matched_by, one.sqnr_db) for one in r.comparisons["int8"].layers.layers[1:]]
+        [(one.name, one.matched_by, one.sqnr_db, one.lost_db) for one in r.comparisons["int8"].layers.layers[1:]]
         for r in (plain, other)
     ]
 

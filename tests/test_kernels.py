@@ -89,3 +89,16 @@ def dense(version: int) -> Model:
 )
 def test_an_operator_is_too_new_for_an_interpreter_that_has_only_older_ones(version, runtime, found):
     assert kernels.too_new(dense(version), runtime) == found
+
+
+@pytest.mark.parametrize("name", kernels.rewritten())
+def test_what_the_table_says_is_written_otherwise_is(name):
+    from edgekit.convert.prepare import prepare
+    from edgekit.convert.rewrite import packed, unpacked
+
+    into, out = T("in", (1, 4)), T("out", (1, 4))
+    model = unpacked(build([(name, [into], [out])], inputs=[into], outputs=[out]))
+
+    assert prepare(model)
+    left = {operator.name for operator in read_model(packed(model)).subgraphs[0].operators}
+    assert left & kernels.float_only().keys() == set()

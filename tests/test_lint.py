@@ -107,11 +107,23 @@ def test_an_operator_that_stays_float_is_told_with_the_way_out():
     x, out = T("x", (1, 4)), T("out", (1, 4))
     whole_x, whole_out = T("x", (1, 4), "int32"), T("out", (1, 4), "int32")
 
-    (found,) = lint(graph([("SQUARE", [x], [out])], [x], [out]))
+    (found,) = lint(graph([("COS", [x], [out])], [x], [out]))
 
-    assert (found.rule, found.layer) == ("float-only", "SQUARE 0 (out)")
-    assert found.fix == "multiply the tensor by itself (x * x)"
-    assert lint(graph([("SQUARE", [whole_x], [whole_out])], [whole_x], [whole_out])) == []
+    assert (found.rule, found.layer) == ("float-only", "COS 0 (out)")
+    assert found.fix == "compute it before the model, in the preprocessing"
+    assert lint(graph([("COS", [whole_x], [whole_out])], [whole_x], [whole_out])) == []
+
+
+def test_what_edgekit_writes_otherwise_is_told_only_of_files_that_are_quantized_already():
+    x, y, out, q = T("x", (1, 4)), T("y", (1, 4)), T("out", (1, 4)), T("q", (1, 4), "int8", 0.1)
+    n, m = T("n", (1, 4), "int32"), T("m", (1, 4), "int32")
+
+    assert lint(graph([("NEG", [x], [y]), ("SQUARE", [y], [out])], [x], [out])) == []
+    (found,) = lint(graph([("DEQUANTIZE", [q], [x]), ("NEG", [x], [out])], [q], [out]))
+    assert (found.rule, found.layer) == ("float-only", "NEG 1 (out)")
+    assert found.fix == "convert the float model with edgekit: it writes a product with -1"
+    (found,) = lint(graph([("NEG", [x], [out]), ("NEG", [n], [m])], [x, n], [out, m]))  # whole numbers keep them both
+    assert found.rule == "float-only"
 
 
 def with_signature(*sizes: int) -> Model:
@@ -406,29 +418,29 @@ def test_no_graph_however_odd_makes_the_lint_crash(steps, shapes, ranges):
 
 
 @pytest.fixture
-def squared(tmp_path) -> Path:
+def wave(tmp_path) -> Path:
     x, out = T("x", (1, 4)), T("out", (1, 4))
     path = tmp_path / "net.tflite"
-    path.write_bytes(build([("SQUARE", [x], [out])], inputs=[x], outputs=[out]))
+    path.write_bytes(build([("COS", [x], [out])], inputs=[x], outputs=[out]))
     return path
 
 
-def test_lint_prints_findings_and_with_strict_ends_with_6(squared, capsys):
-    assert main(["lint", str(squared)]) == 0
+def test_lint_prints_findings_and_with_strict_ends_with_6(wave, capsys):
+    assert main(["lint", str(wave)]) == 0
     assert capsys.readouterr().out.splitlines() == [
-        "warning  float-only: SQUARE 0 (out)",
-        "  seen  1 x SQUARE: TensorFlow 2.21 and litert-quantizer 0.11 have no int8 form of it",
-        "  do    multiply the tensor by itself (x * x)",
+        "warning  float-only: COS 0 (out)",
+        "  seen  1 x COS: TensorFlow 2.21 and litert-quantizer 0.11 have no int8 form of it",
+        "  do    compute it before the model, in the preprocessing",
     ]
 
-    assert main(["lint", str(squared), "--strict"]) == 6
+    assert main(["lint", str(wave), "--strict"]) == 6
     assert "without --strict it is only told" in capsys.readouterr().err
 
 
-def test_lint_looks_at_ranges_where_samples_are_given(squared, tmp_path, capsys):
+def test_lint_looks_at_ranges_where_samples_are_given(wave, tmp_path, capsys):
     np.savez(tmp_path / "s.npz", x=np.zeros((4, 4), np.float32))
 
-    assert main(["lint", str(squared), "--samples", str(tmp_path / "s.npz"), "--json"]) == 0
+    assert main(["lint", str(wave), "--samples", str(tmp_path / "s.npz"), "--json"]) == 0
     assert '"rule": "constant-samples"' in capsys.readouterr().out
 
 

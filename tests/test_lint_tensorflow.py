@@ -162,7 +162,7 @@ def test_folders_of_images_of_many_sizes_calibrate_and_judge(made, tmp_path, cap
     assert (accuracy["metric"], accuracy["count"]) == ("top-1 accuracy", 200)
     assert accuracy["value"] > 0.8
     assert [finding for finding in told["findings"] if finding["severity"] == "warning"] == []
-    assert told["convergence"][-1] == [100, 1.0]
+    assert told["convergence"][-1] == [120, 1.0]
 
 
 def test_channels_in_the_wrong_order_are_told_and_with_strict_nothing_is_written(made, tmp_path, capsys):

@@ -165,7 +165,7 @@ def test_a_detector_that_got_worse_is_judged_in_points():
     metric = metric_of("map", labels, found)
     same, worse = (judge_labelled(metric, labels, found, other) for other in (found, blurred))
 
-    assert (same.passed, same.measured, same.unit) == (True, 0.0, "points")
+    assert (same.passed, same.measured, same.high, same.unit) == (True, 0.0, 7.5, "points")  # 3 in 40
     assert (worse.passed, worse.certain) == (False, True)
     assert worse.low < worse.measured < worse.high
     assert "of mAP@[.5:.95]" in worse.sentence
@@ -315,6 +315,16 @@ def test_the_blank_is_found_without_names(blank):
 
     assert metric_of(None, labels, scores).name == "character error rate"
     assert judged(None, labels, scores) == 0.0
+
+
+@pytest.mark.parametrize("most", [10, 30])
+def test_labels_that_are_filled_up_are_sequences_whatever_their_length(most):
+    """10 is how many classes there are, 30 how many steps of time."""
+    labels, scores = spoken(["abc", "h", "fade bad"])
+    labels = np.concatenate([labels, np.full((3, most - labels.shape[1]), -1)], axis=1)
+    scores = np.concatenate([scores, np.eye(10)[np.zeros((3, 30), int)]], axis=1)[:, :30]
+
+    assert metric_of(None, labels, scores.astype(np.float32)).name == "character error rate"
 
 
 def test_without_a_space_among_the_names_every_token_is_a_word():

@@ -101,7 +101,9 @@ def test_names_and_labels_are_never_html(tmp_path):
     about = About(
         title=HOSTILE, command=(HOSTILE,), target=HOSTILE, bundle=HOSTILE, labels=(HOSTILE,) * 3,
         preprocess={HOSTILE: {HOSTILE: HOSTILE}}, made_by={HOSTILE: HOSTILE}, made_from={HOSTILE: HOSTILE},
-        warnings=(HOSTILE,), policies=({HOSTILE: HOSTILE},), findings=({HOSTILE: HOSTILE},),
+        warnings=(HOSTILE,), policies=({"policy": HOSTILE, "variant": HOSTILE, "chosen": True}, {"policy": "x", "variant": "y"}),
+        findings=({HOSTILE: HOSTILE},),
+        repairs=({**REPAIRS[2], "step": HOSTILE, "what": HOSTILE, "gate": HOSTILE},), commits={HOSTILE: HOSTILE},
     )  # fmt: skip
     text = render(found, about)
     page = Page(text)
@@ -137,16 +139,87 @@ def test_the_verdict_is_on_top_in_every_case(tmp_path):
     assert passed.index('class="verdict') < passed.index('class="cards"')
 
 
-def test_policies_tried_and_lint_are_shown_where_there_are_any(tmp_path):
-    found = comparison(tmp_path)
-    about = About(
-        "net", policies=({"policy": "min/max", "sqnr_db": 27.5},), findings=({"rule": "R1", "layer": "conv"},)
+POLICIES = tuple(
+    {"variant": "int8", "policy": policy, "sqnr_db": db, "median_sqnr_db": db + 1, "same_class": 0.96, "count": 25,
+     "chosen": policy == "min-max"}
+    for policy, db in (("min-max", 27.5), ("least-error", 27.4))
+)  # fmt: skip
+REPAIRS = tuple(
+    {
+        "step": step,
+        "what": what,
+        "before_db": 8.0,
+        "after_db": after,
+        "gate": gate,
+        "kept": bool(gate),
+        "passed": bool(gate),
+    }
+    for step, what, after, gate in (
+        ("other ranges", "least-error", 7.5, None),
+        ("equalize", "3 pairs of layers", None, None),
+        ("blocks in float", "2 of 40 operators", 31.25, "loses 0.2 points"),
     )
+)
 
-    assert "Range policies tried" in render(found, about)
-    assert "sqnr db" in render(found, about)
-    assert "Lint" in render(found, about)
-    assert "Range policies tried" not in render(found, About("net"))
+
+def test_what_was_tried_is_shown_where_there_is_anything(tmp_path):
+    found = comparison(tmp_path)
+    lint = ({"rule": "R1", "layer": "conv"},)
+    text = render(found, About("net", policies=POLICIES, findings=lint, repairs=REPAIRS))
+    plain = render(found, About("net"))
+    page = Page(text)
+    said = " ".join(page.text)
+
+    for title in ("Range policies tried", "Repairs tried", "Lint"):
+        assert f"<h2>{title}</h2>" in text
+        assert f"<h2>{title}</h2>" not in plain
+    assert "on 25 samples that made no ranges" in said
+    assert re.search(r"min-max +chosen", said)
+    assert text.count(">chosen<") == 1
+    for word in (
+        "27.5",
+        "96.0%",
+        "31.2",
+        "kept, passed",
+        "not kept",
+        "nothing to do",
+        "was not asked",
+        "loses 0.2 points",
+    ):
+        assert word in said
+    assert page.open == []
+
+
+def test_policies_of_several_variants_say_of_which(tmp_path):
+    rows = (*POLICIES, *({**row, "variant": "int16x8"} for row in POLICIES))
+
+    assert ">int16x8<" in render(comparison(tmp_path), About("net", policies=rows))
+
+
+def test_ranges_are_shown_to_grow_with_the_samples(tmp_path):
+    found = comparison(tmp_path)
+    settled = render(found, About("net", convergence=((1, 0.7), (2, 0.85), (4, 0.96), (8, 1.0))))
+    growing = render(found, About("net", convergence=((1, 0.3), (2, 0.5), (4, 0.7), (5, 1.0))))
+    (label,) = (svg["aria-label"] for svg in Page(settled).all("svg") if svg.get("class") == "growth")
+
+    assert label == "Share of the final ranges by number of samples: 1: 70%, 2: 85%, 4: 96%, 8: 100%."
+    assert "4 samples make 95% of them; 8 were used" in settled
+    assert "still growing at the end" in growing
+    assert "give more" in growing
+    assert "Samples and ranges" not in render(found, About("net"))
+
+
+def test_a_file_is_called_by_its_variant_not_by_where_it_lay(tmp_path):
+    paths = write_pair(tmp_path)
+    trial = tmp_path / "0.tflite"
+    trial.write_bytes(paths[1].read_bytes())
+    models = [load(paths[0]), load(trial)]
+    named = replace(models[1].variant, file="models/int8.tflite")
+    models[1].variant = named
+    samples = Samples("s.npz", {"x": inputs()}, None)
+    found = compare_models(models[0], paths[0], models[1], trial, samples, timed=False)
+
+    assert (found.float_side.file, found.int8_side.file) == ("float.tflite", "int8.tflite")
 
 
 def test_times_are_shown_only_where_they_were_measured(tmp_path):

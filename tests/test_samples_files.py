@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import struct
 import wave
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -495,3 +497,42 @@ def test_a_preprocessing_finds_a_folders_only_array(photos):
     read = read_samples(photos, with_labels=False)
 
     assert specs_by_array({"image": SMALL}, read) == {"x": SMALL}
+
+
+def test_an_archive_with_something_else_in_it_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "s.npz", "w") as archive:
+        archive.writestr("x.npy", b"hello")
+
+    with pytest.raises(InputError, match="it holds something else"):
+        read_samples(tmp_path / "s.npz", with_labels=False)
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".npy", ".csv", ".tfrecord"])
+def test_a_pipe_is_not_waited_for(tmp_path, suffix):
+    os.mkfifo(tmp_path / f"s{suffix}")
+
+    with pytest.raises(InputError, match="is not a file"):
+        read_samples(tmp_path / f"s{suffix}", with_labels=False)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "told"), [(24, b"\xfe\xff\xff\xff", "GiB can be worked with"), (8, b"\1\0", "encrypted")]
+)
+def test_an_archive_that_claims_or_hides_too_much_is_refused(tmp_path, monkeypatch, field, value, told):
+    monkeypatch.setattr("edgekit.convert.samples.memory_bytes", lambda: 4 << 30)  # the claim is of 4 GiB
+    np.savez(tmp_path / "s.npz", x=np.zeros((3, 4)))
+    content = bytearray((tmp_path / "s.npz").read_bytes())
+    place = content.find(b"PK\x01\x02") + field  # of its directory's only entry
+    content[place : place + len(value)] = value
+    (tmp_path / "s.npz").write_bytes(content)
+
+    with pytest.raises(InputError, match=told):
+        read_samples(tmp_path / "s.npz", with_labels=False)
+
+
+def test_an_array_larger_than_any_memory_is_refused(tmp_path):
+    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000, 8), }".ljust(117) + b"\n"
+    (tmp_path / "s.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
+
+    with pytest.raises(InputError, match=r"not a \.npz or \.npy file of plain numbers"):
+        read_samples(tmp_path / "s.npy", with_labels=False)

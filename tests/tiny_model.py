@@ -1,4 +1,4 @@
-"""A real bundle in milliseconds, without TensorFlow: one int8 FULLY_CONNECTED layer written with LiteRT's own schema."""
+"""A real bundle in milliseconds, without TensorFlow: one int8 FULLY_CONNECTED layer."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-import flatbuffers
 import numpy as np
-from ai_edge_litert import schema_py_generated as schema
+from handmade_model import T, build
 
 from edgekit import __version__, preprocess
 from edgekit.bundle import Bundle, Delegate, Manifest, write_bundle
@@ -22,31 +21,10 @@ INPUTS, OUTPUTS = 4, 3
 def tiny_tflite(seed: int = 0) -> bytes:
     """4 int8 numbers in (scale 1/16), 3 out (scale 1/8); the weights depend on `seed`."""
     weights = np.random.default_rng(seed).integers(-127, 128, (OUTPUTS, INPUTS), dtype=np.int8)
-    model = schema.ModelT()
-    model.version = 3
-    model.description = b"tiny"
-    model.buffers = [_buffer(b""), _buffer(weights.tobytes()), _buffer(np.zeros(OUTPUTS, np.int32).tobytes())]
-    code = schema.OperatorCodeT()
-    code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.FULLY_CONNECTED
-    code.version = 4  # the first with int8
-    model.operatorCodes = [code]
-    graph = schema.SubGraphT()
-    graph.tensors = [
-        _tensor("x", (1, INPUTS), schema.TensorType.INT8, 0, 1 / 16),
-        _tensor("weights", (OUTPUTS, INPUTS), schema.TensorType.INT8, 1, 1 / 64),
-        _tensor("bias", (OUTPUTS,), schema.TensorType.INT32, 2, 1 / 1024),
-        _tensor("y", (1, OUTPUTS), schema.TensorType.INT8, 0, 1 / 8),
-    ]
-    graph.inputs, graph.outputs = [0], [3]
-    layer = schema.OperatorT()
-    layer.inputs, layer.outputs = [0, 1, 2], [3]
-    layer.builtinOptionsType = schema.BuiltinOptions.FullyConnectedOptions
-    layer.builtinOptions = schema.FullyConnectedOptionsT()
-    graph.operators = [layer]
-    model.subgraphs = [graph]
-    builder = flatbuffers.Builder(1024)
-    builder.Finish(model.Pack(builder), b"TFL3")
-    return bytes(builder.Output())
+    x, y = T("x", (1, INPUTS), "int8", 1 / 16), T("y", (1, OUTPUTS), "int8", 1 / 8)
+    w = T("weights", (OUTPUTS, INPUTS), "int8", 1 / 64, data=weights)
+    bias = T("bias", (OUTPUTS,), "int32", 1 / 1024, data=np.zeros(OUTPUTS, np.int32))
+    return build([("FULLY_CONNECTED", [x, w, bias], [y])], inputs=[x], outputs=[y], version=4)  # the first with int8
 
 
 def tiny_bundle(
@@ -85,17 +63,3 @@ def tiny_bundle(
         command=(),
     )
     return write_bundle(path, manifest, {"models/int8.tflite": tflite, "golden.npz": golden.getvalue()})
-
-
-def _buffer(content: bytes) -> schema.BufferT:
-    buffer = schema.BufferT()
-    buffer.data = np.frombuffer(content, np.uint8) if content else None
-    return buffer
-
-
-def _tensor(name: str, shape: tuple[int, ...], dtype: int, buffer: int, scale: float) -> schema.TensorT:
-    tensor = schema.TensorT()
-    tensor.name, tensor.shape, tensor.type, tensor.buffer = name.encode(), list(shape), dtype, buffer
-    tensor.quantization = schema.QuantizationParametersT()
-    tensor.quantization.scale, tensor.quantization.zeroPoint = [scale], [0]
-    return tensor

@@ -127,22 +127,38 @@ def _show_difference(found: Difference) -> None:
 
 
 def _show_model(model: ModelDifference) -> None:
-    changed = sum(w.changed_bytes for w in model.weights)
-    click.secho(
-        f"{model.name}: {len(model.weights)} constants ({size_text(changed)}), {len(model.ranges)} ranges, "
-        f"{len(model.operators)} kinds of operators differ; {model.tensors} constants are in both",
-        bold=True,
-    )
     from edgekit.convert.layers import short_name
 
-    weights = [(short_name(w.tensor), w.bytes_a, w.bytes_b, w.changed_bytes) for w in model.weights]
-    _show_rows(("constant", "bytes a", "bytes b", "changed"), weights)
+    changed = sum(w.changed_bytes for w in model.weights)
+    counts = (len(model.weights), len(model.ranges), len(model.operators))
+    told = "{} constants ({}), {} ranges, {} kinds of operators differ".format(
+        counts[0], size_text(changed), *counts[1:]
+    )
+    lists = (model.weights, model.ranges, model.operators, model.shapes, model.order, model.tensors_only)
+    if not any(lists):
+        told = (
+            "the same weights, ranges and operators; what differs is their options, names in the file, or its metadata"
+        )
+    show_facts([(model.name, f"{told}; {model.tensors} constants are in both")])
+    weights = [
+        (
+            short_name(w.tensor),
+            w.bytes_a,
+            w.bytes_b,
+            w.changed_bytes,
+            None if w.difference is None else f"{w.difference:.2%}",
+        )
+        for w in model.weights
+    ]
+    _show_rows(("constant", "bytes a", "bytes b", "changed", "values"), weights)
     ranges = [
         (short_name(r.tensor), _type(r.dtype_a, r.scale_a, r.zero_point_a), _type(r.dtype_b, r.scale_b, r.zero_point_b))
         for r in model.ranges
     ]
     _show_rows(("tensor", "range a", "range b"), ranges)
+    _show_changes("shape", model.shapes)
     _show_changes("operator", model.operators)
+    _show_changes("order", model.order)
     _show_changes("only in one", model.tensors_only)
 
 

@@ -27,6 +27,8 @@ Examples:
       --mode int8 --mode float32
   edgekit convert saved_model/ -o bundle --samples photos/ \\
       --preprocess image.toml
+  edgekit convert net.onnx -o bundle --samples samples.npz
+  edgekit convert make.py:net -o bundle --samples samples.npz
   edgekit convert model.keras -o bundle --samples samples.npz \\
       --custom layers.py
 """
@@ -115,7 +117,7 @@ def samples_used(text: str) -> int | None:
     type=click.FloatRange(min=0, min_open=True),
     default=1800.0,
     show_default=True,
-    help="Seconds TensorFlow may take.",
+    help="Seconds a converter may take.",
 )
 @click.option(
     "--signature", metavar="NAME", help="Of a SavedModel with several; default: serving_default, or the only one."
@@ -127,7 +129,9 @@ def samples_used(text: str) -> int | None:
     help="Defines the model's custom layers; it is run. May be given several times.",
 )
 @click.option(
-    "--trust", is_flag=True, help="Run code that is inside the model's file (Lambda layers). Off: it is refused."
+    "--trust",
+    is_flag=True,
+    help="Run code that is inside the model's file (Lambda layers, pickles). Off: it is refused.",
 )
 @json_option
 @click.pass_obj
@@ -141,7 +145,10 @@ def convert_command(
     from_device: str | None,
     **options: object,
 ) -> None:
-    """Make a bundle of MODEL (.keras, .h5, SavedModel, float .tflite): full int8, checked, measured.
+    """Make a bundle of MODEL: full int8, checked, measured.
+
+    MODEL is a .keras or .h5 file, a SavedModel, a .pt2 (torch.export.save), an .onnx, a float .tflite, or file.py:function,
+    which is run and gives a torch.nn.Module. An image model that takes NCHW may have NHWC samples: its .tflite takes NHWC.
 
     Without labels (--evaluate) int8 has to give the float model's class for 95 % of the samples, or reach 10 dB SQNR.
     """

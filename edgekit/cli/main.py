@@ -97,9 +97,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         result = cli.main(args=typed, prog_name="edgekit", standalone_mode=False, obj=typed)
     except EdgekitError as error:
-        click.echo(f"edgekit: {error}", err=True)
-        if error.hint:
-            click.echo(f"  {error.hint}", err=True)
+        from edgekit.cli.show import show_error
+
+        show_error(str(error), error.hint)
         return error.exit_code
     except click.ClickException as error:
         error.show()

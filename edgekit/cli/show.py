@@ -69,6 +69,17 @@ def show_facts(facts: Sequence[tuple[str, object]]) -> None:
             click.echo(f"{'':<{indent}}{line}")
 
 
+def show_error(message: str, hint: str) -> None:
+    """`edgekit: MESSAGE` and the hint below it, on stderr; broken between words where a terminal would break them anywhere."""
+    for text, first, rest in ((f"edgekit: {message}", "", "         "), (hint, "  ", "  ")):
+        for line in text.splitlines():
+            width = shutil.get_terminal_size().columns if sys.stderr.isatty() else None
+            wrapped = None if width is None else textwrap.wrap(
+                line, max(width, 40), initial_indent=first, subsequent_indent=rest, break_long_words=False, break_on_hyphens=False
+            )  # fmt: skip
+            click.echo("\n".join(wrapped) if wrapped else first + line, err=True)
+
+
 class ProgressLine:
     """One line on stderr: what is being done and for how long; while bytes are sent also a bar and the time left."""
 

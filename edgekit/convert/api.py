@@ -51,8 +51,9 @@ def convert(
     (n, ...), a pair (inputs, labels), a mapping of arrays by input name (labels: "y"), or anything that gives one sample
     after the other, such as a generator or a tf.data.Dataset. `model` may be a Keras model, a tf.function or a tf.Module.
     Without `max_samples` ranges take as many as they need. `mode` is one mode or several, `report=False` is
-    `--no-report`, `timeout` is in seconds; `progress` is called with the name of each stage. Raises EdgekitError: what
-    the command would print, with its exit code; QualityLost where the gate refuses the model.
+    `--no-report`, `timeout` is in seconds; `progress` is called with the name of each stage. Samples that a
+    device recorded are a folder that edgekit.deploy.samples.fetch_samples makes. Raises EdgekitError: what the command
+    would print, with its exit code; QualityLost where the gate refuses the model.
     """
     return convert_files(
         model,

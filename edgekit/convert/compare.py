@@ -108,8 +108,8 @@ def compare_models(
     times = _latency((float_model, int8_model), inputs) if timed else ((None, None), (None, None))
     labels = _class_labels(samples, len(float_answers[0])) if is_classes else None
     return Comparison(
-        float_side=_side(float_path, *times[0]),
-        int8_side=_side(int8_path, *times[1]),
+        float_side=_side(float_model, float_path, *times[0]),
+        int8_side=_side(int8_model, int8_path, *times[1]),
         samples=samples.name,
         count=samples.count,
         is_classifier=is_classes,
@@ -176,10 +176,10 @@ def _finite(value: float) -> float | None:
     return value if np.isfinite(value) else None
 
 
-def _side(path: Path, median_us: float | None, p90_us: float | None) -> Side:
+def _side(model: Model, path: Path, median_us: float | None, p90_us: float | None) -> Side:
     about = model_summary(read_model(path))
     return Side(
-        file=path.name,
+        file=Path(model.variant.file).name,
         bytes=about["file_bytes"],
         weight_bytes=about["weight_bytes"],
         quantization=about["quantization"],

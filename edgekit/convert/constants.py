@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgekit.convert.flatbuffer import _schema, read_model
+import numpy as np
+
+from edgekit.convert.flatbuffer import TensorInfo, _schema, read_model
 
 
 def read_constants(path: Path) -> dict[int, bytes]:
@@ -24,3 +26,18 @@ def read_constants(path: Path) -> dict[int, bytes]:
         elif buffer.Offset() > 1:  # behind the flatbuffer, as in files over 2 GB
             found[tensor.index] = data[buffer.Offset() : buffer.Offset() + buffer.Size()]
     return found
+
+
+def real_values(tensor: TensorInfo, content: bytes) -> np.ndarray | None:
+    """What a constant's bytes mean, float64 in its shape; None for types of less than a byte and for no numbers."""
+    try:
+        values = np.frombuffer(content, tensor.dtype).reshape(tensor.shape).astype(np.float64)
+    except (TypeError, ValueError):
+        return None
+    if not tensor.scale:
+        return values
+    axis = [1] * values.ndim
+    if len(tensor.scale) > 1:
+        axis[tensor.quantized_dimension] = len(tensor.scale)
+    scale, zero = np.reshape(tensor.scale, axis), np.reshape(tensor.zero_point or [0] * len(tensor.scale), axis)
+    return np.asarray((values - zero) * scale)

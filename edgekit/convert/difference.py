@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from edgekit.bundle import Manifest, sha256_file
-from edgekit.convert.constants import read_constants
+from edgekit.convert.constants import read_constants, real_values
 from edgekit.convert.describe import operator_counts
 from edgekit.convert.flatbuffer import Model as File
 from edgekit.convert.flatbuffer import TensorInfo, read_model
@@ -25,6 +26,9 @@ class WeightChange:
     bytes_a: int | None
     bytes_b: int | None
     changed_bytes: int  # of those at the same place; all of them where the sizes differ
+    difference: (
+        float | None
+    )  # RMS of the values' difference by the RMS of a's values; None: not of one shape, or no numbers
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,9 @@ class ModelDifference:
     tensors: int  # constants that both have
     weights: tuple[WeightChange, ...] = ()
     ranges: tuple[RangeChange, ...] = ()
-    operators: tuple[Change, ...] = ()
+    shapes: tuple[Change, ...] = ()  # of tensors that both have
+    operators: tuple[Change, ...] = ()  # kinds: how many, and in which version
+    order: tuple[Change, ...] = ()  # runs of operators that one side has where the other has others
     tensors_only: tuple[Change, ...] = ()  # computed tensors that one side has
 
 
@@ -122,7 +128,13 @@ def diff_files(a: Named, b: Named, name: str) -> ModelDifference:
         tensors=kept,
         weights=tuple(_weights(left, right, constants)),
         ranges=tuple(change for key in shared if (change := _range(key, left[key], right[key])) is not None),
+        shapes=tuple(
+            Change(key, list(left[key].shape), list(right[key].shape))
+            for key in shared
+            if left[key].shape != right[key].shape
+        ),
         operators=operators,
+        order=tuple(_order(*files)),
         tensors_only=tuple(lonely),
     )
 
@@ -155,7 +167,34 @@ def _weights(
             changed = int((np.frombuffer(old, np.uint8) != np.frombuffer(new, np.uint8)).sum())
         else:
             changed = max(size or 0 for size in sizes)
-        changes.append(WeightChange(key, sizes[0], sizes[1], changed))
+        real = [
+            None if content is None else real_values(side[key], content)
+            for side, content in zip((left, right), contents, strict=True)
+        ]
+        changes.append(WeightChange(key, sizes[0], sizes[1], changed, _difference(*real)))
+    return changes
+
+
+def _difference(a: np.ndarray | None, b: np.ndarray | None) -> float | None:
+    """How far b's values are from a's, as a share of a's."""
+    if a is None or b is None or a.shape != b.shape:
+        return None
+    signal, noise = float(np.square(a).sum()), float(np.square(a - b).sum())
+    return float(f"{np.sqrt(noise / signal):.4g}") if signal and np.isfinite(noise / signal) else None
+
+
+def _order(a: File, b: File) -> list[Change]:
+    """Where the operators, as they run, are not the same ones: by kind and what they write."""
+    sides = [
+        [(op.name, [f.subgraphs[0].tensors[i].shape for i in op.outputs]) for op in f.subgraphs[0].operators]
+        for f in (a, b)
+    ]
+    keys = [[f"{name} {shapes}" for name, shapes in side] for side in sides]
+    changes = []
+    for kind, i, j, k, m in difflib.SequenceMatcher(None, keys[0], keys[1], autojunk=False).get_opcodes():
+        if kind != "equal":
+            runs = [" ".join(name for name, _ in side) or None for side in (sides[0][i:j], sides[1][k:m])]
+            changes.append(Change(f"from operator {i} of a, {k} of b", *runs))
     return changes
 
 
@@ -175,7 +214,12 @@ def _range(name: str, a: TensorInfo, b: TensorInfo) -> RangeChange | None:
 def _manifests(a: Manifest, b: Manifest) -> Difference:
     sides = a, b
     variants = [{v.name: v.quantization for v in m.variants} for m in sides]
-    metrics = [{f"{v.name}: {q.metric}": q.value for v in m.variants for q in v.qualities} for m in sides]
+    metrics: list[dict[str, Any]] = []
+    for m in sides:
+        judged = [(f"{v.name}: {q.metric}", q) for v in m.variants for q in v.qualities]
+        found: dict[str, Any] = {name: quality.value for name, quality in judged}
+        found |= {f"{name}, float": q.float_value for name, q in judged if q.float_value is not None}
+        metrics.append(found | {f"{name}, inputs": quality.count for name, quality in judged})
     specs = [{f"{n}.{k}": v for n, spec in m.preprocess.items() for k, v in spec.items()} for m in sides]
     shared = {v.name for v in a.variants} & {v.name for v in b.variants}
     others: list[dict[str, Any]] = []
@@ -187,6 +231,10 @@ def _manifests(a: Manifest, b: Manifest) -> Difference:
         models = {v.file for v in m.variants}
         plain |= {name: file.sha256[:16] for name, file in m.files.items() if name not in models}
         for v in (v for v in m.variants if v.name in shared):
+            plain[f"{v.name}: ranges by"] = v.ranges
+            plain[f"{v.name}: bytes"] = m.files[v.file].size if v.file in m.files else None
+            for side, tensors in (("input", v.inputs), ("output", v.outputs)):
+                plain |= {f"{v.name}: {side} {t.name}": f"{t.dtype} {list(t.shape)}" for t in tensors}
             plain[f"{v.name}: golden tolerance"] = v.golden_tolerance
             plain[f"{v.name}: delegates"] = [dataclasses.asdict(d) for d in v.delegates]
         others.append(plain)

@@ -1,4 +1,8 @@
-"""From a model as it comes to a float .tflite: as it is, or by TensorFlow in a process of its own."""
+"""From a model as it comes to a float .tflite: as it is, or by a front end, each in a process of its own.
+
+TensorFlow takes Keras files and SavedModels (tensorflow_child.py), PyTorch exported programs, modules and ONNX graphs
+(torch_child.py).
+"""
 
 from __future__ import annotations
 
@@ -13,11 +17,41 @@ import numpy as np
 
 from edgekit.convert.child import run_child
 from edgekit.convert.loading import Loading
+from edgekit.convert.samples_function import source_file, split_function
 from edgekit.convert.tflite_file import take_tflite
 from edgekit.errors import EdgekitError, MissingLibrary, NotAModel
 
-KERAS_SUFFIXES = (".keras", ".h5", ".hdf5")
-TAKEN = ".keras, .h5, SavedModel and float .tflite"
+TAKEN = ".keras, .h5, SavedModel, .pt2, .onnx, file.py:function and float .tflite"
+# what the first bytes of a file are, by its suffix: (kind, whether they are)
+_HEADS: Mapping[str, tuple[str, Callable[[bytes], bool]]] = {
+    ".keras": ("keras", lambda head: head[:4] == b"PK\x03\x04"),
+    ".h5": ("keras", lambda head: head == b"\x89HDF\r\n\x1a\n"),
+    ".hdf5": ("keras", lambda head: head == b"\x89HDF\r\n\x1a\n"),
+    ".tflite": ("tflite", lambda head: head[4:] == b"TFL3"),
+    ".pt2": ("pt2", lambda head: head[:4] == b"PK\x03\x04"),
+    ".onnx": ("onnx", lambda head: head[:1] in (b"\x08", b"\x12", b"\x3a")),  # ir_version, producer or graph: protobuf
+}
+_MAKE_PT2 = "load it where its code is: torch.export.save(torch.export.export(model.eval(), (sample,)), 'model.pt2')"
+_TO_ONNX = "export it as ONNX where it comes from, and convert that"
+# what people have and edgekit does not take: suffix -> (what it is, what to do)
+_OTHERS = {
+    **dict.fromkeys(
+        (".pt", ".pth", ".ckpt", ".bin"), ("a pickle of PyTorch, which runs code when it is loaded", _MAKE_PT2)
+    ),
+    ".safetensors": ("weights without a model", _MAKE_PT2),
+    ".py": ("Python code", "name the function that makes the model: file.py:function"),
+    ".pb": (
+        "a frozen graph of TensorFlow 1",
+        "make a SavedModel of it: tf.compat.v1.wrap_function of tf.compat.v1.import_graph_def, pruned to inputs and outputs, "
+        "then tf.saved_model.save(...)",
+    ),
+    **dict.fromkeys((".pkl", ".pickle", ".joblib"), ("a pickle, which runs code when it is loaded", _TO_ONNX)),
+    **dict.fromkeys(
+        (".caffemodel", ".prototxt", ".mlmodel", ".pdmodel", ".params"), ("of another framework", _TO_ONNX)
+    ),
+    **dict.fromkeys((".weights", ".engine", ".trt", ".xml"), ("of another framework", _TO_ONNX)),
+    ".json": ("a model's architecture without weights", "save the whole model: model.save('model.keras')"),
+}
 
 
 @dataclass(frozen=True)
@@ -30,35 +64,70 @@ class Converted:
     versions: Mapping[str, str]
 
 
+@dataclass(frozen=True)
+class FrontEnd:
+    """A child process that makes float.tflite of one kind of model."""
+
+    name: str  # for people
+    module: str
+    imports: tuple[str, ...]
+    extra: str  # of edgekit, that brings them
+    crash: str  # the hint when the process dies
+    environment: Mapping[str, str]
+
+
+_NO_GPU = {"CUDA_VISIBLE_DEVICES": "-1"}  # converting needs no GPU, and one that is busy would fail it
+TENSORFLOW = FrontEnd(
+    "TensorFlow",
+    "edgekit.convert.tensorflow_child",
+    ("tensorflow",),
+    "convert",
+    "known for rolled LSTM and GRU layers: build them with unroll=True; SIGKILL: too little memory",
+    {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0", "KERAS_BACKEND": "tensorflow", **_NO_GPU},
+)
+PYTORCH = FrontEnd(
+    "PyTorch",
+    "edgekit.convert.torch_child",
+    ("torch", "litert_torch"),
+    "torch",
+    "SIGKILL: too little memory; else report it with the model",
+    _NO_GPU,
+)
+ONNX = FrontEnd(
+    "ONNX", PYTORCH.module, (*PYTORCH.imports, "onnx", "onnxruntime"), "onnx", PYTORCH.crash, PYTORCH.environment
+)
+FRONT_ENDS: Mapping[str, FrontEnd] = {
+    "keras": TENSORFLOW,
+    "saved_model": TENSORFLOW,
+    "pt2": PYTORCH,
+    "function": PYTORCH,
+    "onnx": ONNX,
+}
+
+
 def model_kind(path: Path) -> str:
-    """`keras`, `saved_model` or `tflite`, from what lies there. Raises NotAModel for anything else."""
+    """`tflite` or a key of FRONT_ENDS, from what lies there. Raises NotAModel for anything else."""
+    if split_function(path) is not None and source_file(path).is_file():
+        return "function"
     if path.is_dir():
         if (path / "saved_model.pb").is_file():
             return "saved_model"
         raise NotAModel(f"{path} is a folder without saved_model.pb", hint="give a SavedModel, a .keras or a .h5 file")
     if not path.is_file():
         what = "is not a file" if path.exists() else "does not exist"  # a pipe, a device: nothing to wait for
-        raise NotAModel(f"{path} {what}", hint="give a .keras file, a .h5 file or a SavedModel folder")
-    with path.open("rb") as stream:
-        head = stream.read(8)
+        raise NotAModel(f"{source_file(path)} {what}", hint=f"edgekit converts {TAKEN}")
     suffix = path.suffix.lower()
-    if suffix == ".pb":
-        whole = path.name == "saved_model.pb"
-        raise NotAModel(
-            f"{path} is {'a part of a SavedModel' if whole else 'a frozen graph of TensorFlow 1'}",
-            hint=f"give the folder: {path.parent}"
-            if whole
-            else "make a SavedModel of it: tf.compat.v1.wrap_function of "
-            "tf.compat.v1.import_graph_def, pruned to inputs and outputs, then tf.saved_model.save(...)",
-        )
-    if suffix == ".keras" and head[:4] == b"PK\x03\x04":
-        return "keras"
-    if suffix in (".h5", ".hdf5") and head == b"\x89HDF\r\n\x1a\n":
-        return "keras"
-    if suffix == ".tflite" and head[4:] == b"TFL3":
-        return "tflite"
-    if suffix in (*KERAS_SUFFIXES, ".tflite"):
+    if suffix in _HEADS:
+        kind, fits = _HEADS[suffix]
+        with path.open("rb") as stream:
+            if fits(stream.read(8)):
+                return kind
         raise NotAModel(f"{path} is not a {suffix} file, whatever its name says", hint="was it copied completely?")
+    if path.name == "saved_model.pb":
+        raise NotAModel(f"{path} is a part of a SavedModel", hint=f"give the folder: {path.parent}")
+    if suffix in _OTHERS:
+        what, hint = _OTHERS[suffix]
+        raise NotAModel(f"{path} is {what}; edgekit converts {TAKEN}", hint=hint)
     raise NotAModel(f"{path}: edgekit converts {TAKEN}", hint="save the model with model.save('model.keras')")
 
 
@@ -71,16 +140,16 @@ def to_float_tflite(
     progress: Callable[[str], None],
     loading: Loading = Loading(),  # noqa: B008  # frozen
 ) -> Converted:
-    """`path`, of whatever kind, as a float .tflite; as `run_tensorflow`, which a .tflite does not need."""
+    """`path`, of whatever kind, as a float .tflite; as `run_front_end`, which a .tflite does not need."""
     kind = model_kind(path)
     if kind != "tflite":
-        progress("convert with TensorFlow")
-        return run_tensorflow(path, kind, samples, folder, timeout_s=timeout_s, loading=loading)
+        progress(f"convert with {FRONT_ENDS[kind].name}")
+        return run_front_end(path, kind, samples, folder, timeout_s=timeout_s, loading=loading)
     float_model, fixed_sizes = take_tflite(path, folder, timeout_s=timeout_s)
     return Converted(float_model, 0.0, fixed_sizes, {"numpy": np.__version__})
 
 
-def run_tensorflow(
+def run_front_end(
     path: Path,
     kind: str,
     samples: Mapping[str, np.ndarray],
@@ -91,16 +160,16 @@ def run_tensorflow(
 ) -> Converted:
     """The model as a float .tflite for inputs like `samples` (what the model sees, (n, ...) for each input).
 
-    `folder` takes it, and what the two processes tell each other. Raises NotAModel, SamplesError or ConversionError.
+    `folder` takes it, and what the two processes tell each other. Raises NotAModel, SamplesError, ConversionError or
+    MissingLibrary.
     """
-    if importlib.util.find_spec("tensorflow") is None:
-        raise MissingLibrary("converting needs TensorFlow", hint="pip install 'edgekit[convert]'")
-    (folder / "loading.json").write_text(json.dumps(asdict(loading)), "utf-8")
+    front_end = FRONT_ENDS[kind]
+    check_installed(front_end)
     np.savez(folder / "samples.npz", **samples)  # type: ignore[arg-type]  # numpy's stub takes the names for options
+    (folder / "loading.json").write_text(json.dumps(asdict(loading)), "utf-8")
+    arguments = [kind, str(path.absolute()), str(folder)]
     try:
-        result = run_tensorflow_child(
-            [kind, str(path.absolute()), str(folder)], folder, timeout_s=timeout_s, doing=f"converting {path}"
-        )
+        result = _run(front_end, arguments, folder, timeout_s=timeout_s, doing=f"converting {path}")
     except EdgekitError as error:
         if str(path) in str(error):
             raise
@@ -113,20 +182,31 @@ def run_tensorflow(
     )
 
 
+def check_installed(front_end: FrontEnd) -> None:
+    """MissingLibrary naming the extra unless everything that the front end imports is there."""
+    missing = [name for name in front_end.imports if importlib.util.find_spec(name) is None]
+    if missing:
+        raise MissingLibrary(
+            f"converting with {front_end.name} needs {', '.join(missing)}",
+            hint=f"pip install 'edgekit[{front_end.extra}]'",
+        )
+
+
 def run_tensorflow_child(arguments: Sequence[str], folder: Path, *, timeout_s: float, doing: str) -> dict[str, Any]:
     """What the child process with TensorFlow leaves in `folder` as its result; `doing` what, for messages."""
+    return _run(TENSORFLOW, arguments, folder, timeout_s=timeout_s, doing=doing)
+
+
+def _run(
+    front_end: FrontEnd, arguments: Sequence[str], folder: Path, *, timeout_s: float, doing: str
+) -> dict[str, Any]:
     return run_child(
-        "edgekit.convert.tensorflow_child",
+        front_end.module,
         arguments,
         folder,
         timeout_s=timeout_s,
-        who="TensorFlow",
+        who=front_end.name,
         doing=doing,
-        hint="known for rolled LSTM and GRU layers: build them with unroll=True; SIGKILL: too little memory",
-        environment={
-            "TF_CPP_MIN_LOG_LEVEL": "3",
-            "TF_ENABLE_ONEDNN_OPTS": "0",
-            "KERAS_BACKEND": "tensorflow",
-            "CUDA_VISIBLE_DEVICES": "-1",  # converting needs no GPU, and one that is busy would fail it
-        },
+        hint=front_end.crash,
+        environment=front_end.environment,
     )

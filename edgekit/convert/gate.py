@@ -95,9 +95,9 @@ def judge_labelled(
         )
     resampled = _resampled_means(each) if metric.is_mean else _resampled_totals(metric, each, len(labels))
     loss = _loss(metric, values[0])
-    measured = float(loss(np.array([values[0]]), np.array([values[1]]))[0])
+    measured = float(loss(np.array([values[0]]), np.array([values[1]]))[0]) + 0.0  # no -0
     low, high = _interval(loss(resampled[0], resampled[1]), measured)
-    if metric.is_mean and metric.in_points and not (each[0] > each[1]).any():
+    if metric.in_points and (not (each[0] > each[1]).any() if metric.is_mean else low == high):
         # no sample was lost: a bootstrap says "surely none", the rule of three says at most 3/n
         high = max(high, 300.0 / len(labels))
     return _verdict(

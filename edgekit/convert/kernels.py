@@ -29,6 +29,15 @@ def versions(runtime: str) -> Mapping[str, int] | None:
 def float_only() -> Mapping[str, str]:
     """Operator that no quantizer makes int8 -> what to do instead."""
     found: Mapping[str, str] = _table()["float_only"]
+    return {
+        **found,
+        **{name: f"convert the float model with edgekit: it writes {how}" for name, how in rewritten().items()},
+    }
+
+
+def rewritten() -> Mapping[str, str]:
+    """Operator that no quantizer makes int8, but that edgekit writes otherwise in a float model's main graph -> as what."""
+    found: Mapping[str, str] = _table()["rewritten"]
     return found
 
 

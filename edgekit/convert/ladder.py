@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from edgekit.convert.bias import correct_bias
 from edgekit.convert.blocks import Blocks, measure_noise, smallest
 from edgekit.convert.calibrate import Feeds
 from edgekit.convert.choose import choose, prepared
@@ -21,6 +22,7 @@ from edgekit.convert.mixed import can_be_float
 from edgekit.convert.modes import AUTO, LEVELS
 from edgekit.convert.quantize import check_mode, check_runs
 from edgekit.convert.recipe import recipe_text
+from edgekit.convert.rounding import round_weights
 from edgekit.convert.selection import spread
 from edgekit.convert.variants import Made
 from edgekit.errors import ConversionError, InputError
@@ -107,7 +109,7 @@ class _Ladder:
         self.repairs: list[Repair] = []
 
     def climb(self, level: str) -> Repaired:
-        for step in (self.other_policies, self.equalize):
+        for step in (self.other_policies, self.equalize, self.correct_bias, self.round_weights):
             for candidate in self._made_by(step):
                 if self._take(candidate):
                     return Repaired(self.best.made, tuple(self.repairs), None)
@@ -140,6 +142,26 @@ class _Ladder:
             if not count or (number and self.best.step != "equalization"):
                 return
             yield self._chosen("equalization", f"{count} pairs of layers, strength {strength:g}", output, AUTO)
+
+    def correct_bias(self) -> Iterator[_Candidate]:
+        """The mean error of every channel taken out of its bias."""
+        output = self.folder / "bias.tflite"
+        best = self.best
+        count = correct_bias(best.float_model, best.made.path, output, self.rest)
+        if count:
+            yield replace(best, step="bias correction", what=f"{count} layers", made=replace(best.made, path=output))
+        else:
+            self._nothing("bias correction", "no layer has a bias that is off")
+
+    def round_weights(self) -> Iterator[_Candidate]:
+        """Weights rounded so that their errors cancel, not each to its nearest step."""
+        output = self.folder / "rounded.tflite"
+        best = self.best
+        count = round_weights(best.float_model, best.made.path, output, self.rest)
+        if count:
+            yield replace(best, step="adaptive rounding", what=f"{count} layers", made=replace(best.made, path=output))
+        else:
+            self._nothing("adaptive rounding", "no layer gets better")
 
     def _leave_blocks(self) -> Blocks | None:
         """The smallest part in float that passes, if that is less than half of the work."""

@@ -240,6 +240,14 @@ def _result(
     last = [found[q].sqnr_db for q in graphs[1].outputs if q in found]
     answer_db = max((value for value in last if value is not None), default=None)
     layers, unmatched = _input_layers(graphs, sums), []
+    bridged = {op.outputs[0]: op.inputs[0] for op in graphs[1].operators if op.name in _BRIDGES}
+
+    def through(index: int) -> int:
+        """What an operator reads, before it went from one type to another."""
+        while index in bridged and index not in found:
+            index = bridged[index]
+        return index
+
     for operator, tensor in _outputs(graphs[1]):
         said = f"{operator.name} '{short_name(tensor.name)}'"
         if tensor.index not in partner:
@@ -254,7 +262,7 @@ def _result(
         if how == "position" and sqnr is not None and answer_db is not None and sqnr < min(0.0, answer_db - _DOUBT_DB):
             unmatched.append(f"{said}: {sqnr:g} dB although the answer has {answer_db:g} dB: not the same tensor")
             continue
-        before = [found[i].sqnr_db for i in operator.inputs if i in found]
+        before = [found[i].sqnr_db for i in map(through, operator.inputs) if i in found]
         known = [value for value in before if value is not None]
         lost = None if sqnr is None or not known else round(min(*known, _INT8_DB) - min(sqnr, _INT8_DB), 2)
         clipped = round(sums_here.outside / sums_here.values, 6)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +13,11 @@ import numpy as np
 from edgekit.convert.constants import read_constants
 from edgekit.convert.flatbuffer import OperatorInfo, Subgraph, read_model
 from edgekit.convert.layers import match_operators
+from edgekit.convert.patch import unpack
 
 KINDS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
-ALIKE = 0.1  # squared difference of weights as a share of their squares, above which they are not the same layer's
+LARGEST = {"int8": 127, "int4": 7}  # step that a weight can be; symmetric
+ALIKE = 0.2  # squared difference of weights as a share of their squares, above which they are not the same layer's
 
 
 @dataclass(frozen=True)
@@ -104,14 +108,25 @@ def _drawn(count: int, most: int, seed: int) -> np.ndarray:
 
 
 def find_layers(graph: Subgraph) -> list[Linear]:
-    """The layers of a graph in the order in which they run; those of a form that is not known are left out."""
-    return [layer for operator in graph.operators if (layer := _layer(graph, operator)) is not None]
+    """The layers of a graph in the order in which they run; those of a form that is not known are left out.
+
+    Their weights are the constant that is stored, also where a DEQUANTIZE for them alone makes real numbers of it.
+    """
+    readers = Counter(index for operator in graph.operators for index in operator.inputs)
+    stored = {
+        operator.outputs[0]: operator.inputs[0]
+        for operator in graph.operators
+        if operator.name == "DEQUANTIZE" and readers[operator.outputs[0]] == 1
+    }
+    layers = (_layer(graph, operator, stored) for operator in graph.operators)
+    return [layer for layer in layers if layer is not None]
 
 
-def _layer(graph: Subgraph, operator: OperatorInfo) -> Linear | None:
+def _layer(graph: Subgraph, operator: OperatorInfo, stored: Mapping[int, int]) -> Linear | None:
     if operator.name not in KINDS or len(operator.inputs) < 2 or min(operator.inputs[:2]) < 0:
         return None
-    x, w, y = (graph.tensors[i] for i in (*operator.inputs[:2], operator.outputs[0]))
+    x, y = graph.tensors[operator.inputs[0]], graph.tensors[operator.outputs[0]]
+    w = graph.tensors[stored.get(operator.inputs[1], operator.inputs[1])]
     b = operator.inputs[2] if len(operator.inputs) > 2 and operator.inputs[2] >= 0 else None
     tensors = x.index, w.index, b, y.index
     if not w.constant or x.constant or any(size <= 0 for t in (x, y) for size in t.shape):
@@ -148,10 +163,11 @@ class Twins:
 
     layer: Linear  # in the quantized file
     scale: np.ndarray  # of the weights of each output channel
-    input_scale: float  # of what the layer reads
+    largest: int  # step that a weight can be: 127, of int4 7
+    input_scale: float | None  # of what the layer reads; None: it reads real numbers, and so is its bias
     weights: np.ndarray  # float64, as `Linear.matrix` has them
     bias: np.ndarray  # float64, one for each output channel; zeros where there is none
-    steps: np.ndarray  # the weights of the quantized file, int8
+    steps: np.ndarray  # the weights of the quantized file, int8 also for int4
 
     @property
     def error(self) -> np.ndarray:
@@ -160,7 +176,7 @@ class Twins:
 
 
 def find_twins(float_model: Path, quantized: Path) -> list[Twins]:
-    """The layers with int8 weights and quantized activations whose float counterpart is known, as they run.
+    """The layers with int8 or int4 weights whose float counterpart is known, as they run.
 
     Raises NotAModel as read_model does.
     """
@@ -173,9 +189,12 @@ def find_twins(float_model: Path, quantized: Path) -> list[Twins]:
     for layer in find_layers(graphs[1]):
         other = partner.get(layer.y)
         x, w = graphs[1].tensors[layer.x], graphs[1].tensors[layer.w]
-        if other is None or other.w not in real or layer.w not in whole or w.dtype != "int8" or any(w.zero_point):
+        if other is None or other.w not in real or layer.w not in whole or w.dtype not in LARGEST or any(w.zero_point):
             continue
-        if x.dtype not in ("int8", "int16") or len(x.scale) != 1 or len(w.scale) not in (1, layer.channels_out):
+        is_real = x.dtype == "float32"
+        if not is_real and (x.dtype not in ("int8", "int16") or len(x.scale) != 1):
+            continue
+        if len(w.scale) not in (1, layer.channels_out):
             continue
         if graphs[0].tensors[other.w].dtype != "float32" or graphs[0].tensors[other.w].shape != w.shape:
             continue
@@ -185,7 +204,7 @@ def find_twins(float_model: Path, quantized: Path) -> list[Twins]:
             bias = _values(graphs[0], real, other.b).astype(np.float64)
         scale = np.broadcast_to(np.array(w.scale, np.float64), (layer.channels_out,))
         steps = layer.matrix(_values(graphs[1], whole, layer.w))
-        twins = Twins(layer, scale, x.scale[0], weights, bias, steps)
+        twins = Twins(layer, scale, LARGEST[w.dtype], None if is_real else x.scale[0], weights, bias, steps)
         if np.square(twins.error).sum() <= ALIKE * np.square(weights).sum():
             found.append(twins)
     return found
@@ -193,4 +212,6 @@ def find_twins(float_model: Path, quantized: Path) -> list[Twins]:
 
 def _values(graph: Subgraph, constants: Mapping[int, bytes], index: int) -> np.ndarray:
     tensor = graph.tensors[index]
+    if tensor.dtype == "int4":
+        return unpack(np.frombuffer(constants[index], np.uint8), prod(tensor.shape)).reshape(tensor.shape)
     return np.frombuffer(constants[index], tensor.dtype).reshape(tensor.shape)

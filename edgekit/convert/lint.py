@@ -10,11 +10,12 @@ an image are RGB or BGR shows only with labels (`trial.py`).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from math import prod
 
 import numpy as np
 
 from edgekit.convert import kernels
-from edgekit.convert.describe import float_operators
+from edgekit.convert.describe import float_operators, quantization
 from edgekit.convert.extremes import Extremes
 from edgekit.convert.finding import SEVERITIES, Finding, listed
 from edgekit.convert.flatbuffer import Model, OperatorInfo
@@ -150,6 +151,28 @@ def _batch_norm(model: Model, wiring: Wiring, extremes: Extremes, target: Target
         )
 
 
+def _live_batch_norm(model: Model, wiring: Wiring, extremes: Extremes, target: Target | None) -> Iterator[Finding]:
+    """A mean over all axes but the channels', the batch included, and the variance around it."""
+    found = []
+    for operator in wiring.graph.operators:
+        tensors = wiring.tensors(operator.inputs)
+        if operator.name != "MEAN" or len(tensors) != 2 or not tensors[1].constant or not tensors[0].shape:
+            continue
+        axes, shape = prod(tensors[1].shape), tensors[0].shape
+        readers = [reader.name for reader in wiring.readers[tensors[0].index]]
+        left = prod(wiring.tensors(operator.outputs)[0].shape) if operator.outputs else 0
+        if axes == len(shape) - 1 and left == shape[-1] and "SQUARED_DIFFERENCE" in readers:
+            found.append(operator)
+    if found:
+        yield Finding(
+            "unfolded-batch-norm",
+            wiring.layer(found[0]) + (f" and {len(found) - 1} more" if found[1:] else ""),
+            f"{len(found)} x MEAN over everything but the channels, and the variance around it: a batch norm in training mode "
+            "computes both anew for each input",
+            "export the model for inference (training=False): both are constants then, in the weights of the layer before",
+        )
+
+
 def _recurrent(model: Model, wiring: Wiring, extremes: Extremes, target: Target | None) -> Iterator[Finding]:
     loops = [op for op in wiring.graph.operators if op.name == "WHILE"]
     fused = [op for op in wiring.graph.operators if op.name in _FUSED_RNN]
@@ -197,9 +220,10 @@ def _softmax(model: Model, wiring: Wiring, extremes: Extremes, target: Target | 
 
 def _float_only(model: Model, wiring: Wiring, extremes: Extremes, target: Target | None) -> Iterator[Finding]:
     without_int8 = kernels.float_only()
+    fine = _rewritten(model, wiring)
     by_name: dict[str, list[tuple[Wiring, OperatorInfo]]] = {}
     for graph, operator in float_operators(model):
-        if operator.name in without_int8:
+        if operator.name in without_int8 and not (graph is wiring.graph and operator.name in fine):
             where = wiring if graph is wiring.graph else Wiring.of(graph)
             by_name.setdefault(operator.name, []).append((where, operator))
     for name, operators in by_name.items():
@@ -210,6 +234,14 @@ def _float_only(model: Model, wiring: Wiring, extremes: Extremes, target: Target
             f"{len(operators)} x {name}: TensorFlow 2.21 and litert-quantizer 0.11 have no int8 form of it",
             without_int8[name],
         )
+
+
+def _rewritten(model: Model, wiring: Wiring) -> set[str]:
+    """The operators that edgekit writes otherwise before it quantizes: of a float model, where none is of whole numbers."""
+    known = kernels.rewritten().keys()
+    outputs = [t for op in wiring.graph.operators if op.name in known for t in wiring.tensors(op.outputs)]
+    is_float = quantization(model) == "none" and all(tensor.dtype == "float32" for tensor in outputs)
+    return set(known) if is_float else set()
 
 
 def _custom(model: Model, wiring: Wiring, extremes: Extremes, target: Target | None) -> Iterator[Finding]:
@@ -254,5 +286,5 @@ def _is_constant_shape(wiring: Wiring, operator: OperatorInfo) -> bool:
 
 
 _RULES: tuple[Callable[[Model, Wiring, Extremes, Target | None], Iterator[Finding]], ...] = (
-    _silu, _batch_norm, _recurrent, _softmax, _float_only, _custom, _dynamic,
+    _silu, _batch_norm, _live_batch_norm, _recurrent, _softmax, _float_only, _custom, _dynamic,
 )  # fmt: skip

@@ -6,6 +6,7 @@ Imports nothing heavy: who has such an object has its library loaded already.
 from __future__ import annotations
 
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from edgekit.convert.spelling import known_to_tflite
 from edgekit.errors import ConversionError, NotAModel
 
 
@@ -53,9 +55,11 @@ def on_disk(model: Any) -> Iterator[Path]:
 
 def _name(model: Any) -> str:
     """What the bundle is called unless somebody says otherwise."""
-    name = str(getattr(model, "name", None) or getattr(model, "__name__", None) or type(model).__name__)
-    kept = "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in name).strip("_")
-    return kept.removeprefix("inference_") or "model"
+    name = getattr(model, "name", None) or getattr(model, "__name__", None) or type(model).__name__
+    name = name.decode() if isinstance(name, bytes) else str(name)
+    of_function = re.fullmatch(r"__inference_(.+)_\d+", name)  # what TensorFlow calls a concrete function
+    name = of_function[1] if of_function else name
+    return "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in name).strip("_") or "model"
 
 
 def _save_keras(keras: Any, model: Any, path: Path) -> Path:
@@ -65,7 +69,8 @@ def _save_keras(keras: Any, model: Any, path: Path) -> Path:
         return path
     if not model.built:
         raise NotAModel("the Keras model has no weights yet", hint="call it once on a sample, or build() it")
-    model.export(path, format="tf_saved_model", verbose=False)
+    with known_to_tflite(sys.modules["tensorflow"]):
+        model.export(path, format="tf_saved_model", verbose=False)
     return path
 
 

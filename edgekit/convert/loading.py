@@ -22,7 +22,7 @@ def check_loading(kind: str, trust: bool, custom: Sequence[str], signature: str 
     """The options, with the files' paths made absolute. InputError for one that a model of this kind has no use for."""
     if signature is not None and kind != "saved_model":
         raise InputError("only a SavedModel has signatures to choose from", hint="leave out --signature")
-    if (trust or custom) and kind not in ("keras", "saved_model"):
+    if (trust and kind not in ("keras", "saved_model", "pt2")) or (custom and kind not in ("keras", "saved_model")):
         raise InputError("no code comes with such a model", hint="leave out --trust and --custom")
     found = []
     for given in map(str, custom):

@@ -73,7 +73,9 @@ def find_metric(
 
 
 def _fitting(labels: Array, outputs: Outputs) -> str:
-    """The metric that such labels are for."""
+    """The metric that such labels are for. Rows of tokens that are filled up with -1 are sequences."""
+    if labels.ndim == 2 and (labels == -1).any() and any(_is_sequence(labels, answers) for answers in outputs.values()):
+        return "cer"
     if any(_is_beside(labels, answers) for answers in outputs.values()):
         return "iou" if labels.squeeze().ndim > 2 else "top-1"
     if labels.dtype.kind in "iu" and any(_is_sequence(labels, answers) for answers in outputs.values()):

@@ -27,7 +27,7 @@ class Beside:
 def beside(labels: Array, answers: Array) -> Beside | None:
     """None unless the labels are whole numbers (n, ...) and the answers scores (n, ..., classes) of the same positions.
 
-    Scores may have their classes in front (n, classes, ...), as PyTorch does, or none, where there are two; answers
+    Scores of maps may have their classes in front (n, classes, h, w), as PyTorch does, or none, where there are two; answers
     that are whole numbers are taken for classes. Labels of a classifier may be one-hot (n, classes). In maps -1 and VOID
     (where the model has no such class) do not count.
     """
@@ -50,7 +50,7 @@ def beside(labels: Array, answers: Array) -> Beside | None:
             scores = answers[..., None]
         elif answers.shape[:-1] == labels.shape:
             scores = answers
-        elif answers.ndim > 2 and (count, *answers.shape[2:]) == labels.shape:
+        elif labels.ndim > 2 and (count, *answers.shape[2:]) == labels.shape:
             scores = np.moveaxis(answers, 1, -1)
         else:
             return None

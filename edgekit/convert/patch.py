@@ -11,12 +11,13 @@ import numpy as np
 
 from edgekit.convert.flatbuffer import _schema, read_model
 
-_DTYPES = ("int8", "int32", "int64", "float32")
+_DTYPES = ("int8", "int4", "int32", "int64", "float32")
 
 
 def own_constants(content: bytearray) -> dict[int, np.ndarray]:
     """Tensor index -> its values, of the primary subgraph's constants; what is written to the array is written to the file.
 
+    int4 as it is stored, two values in a byte; `pack` and `unpack` know how.
     Only those that one operator reads, by one tensor with a buffer of its own: the others cannot be changed for one layer
     alone. Raises NotAModel as read_model does.
     """
@@ -39,5 +40,18 @@ def own_constants(content: bytearray) -> dict[int, np.ndarray]:
         if isinstance(values, int) or not len(values):  # behind the flatbuffer
             values = np.frombuffer(content, np.uint8)[buffer.Offset() : buffer.Offset() + buffer.Size()]
         if values.nbytes == tensor.data_bytes:
-            found[tensor.index] = values.view(tensor.dtype).reshape(tensor.shape)
+            found[tensor.index] = values if tensor.dtype == "int4" else values.view(tensor.dtype).reshape(tensor.shape)
     return found
+
+
+def unpack(stored: np.ndarray, count: int) -> np.ndarray:
+    """`count` int4 values, as int8, of bytes that hold two each, the first one in the lower half."""
+    halves = np.stack([stored & 15, stored >> 4], axis=1).reshape(-1)[:count].astype(np.int8)
+    return np.asarray((halves ^ 8) - 8)
+
+
+def pack(values: np.ndarray) -> np.ndarray:
+    """The other way round."""
+    halves = np.zeros(values.size + values.size % 2, np.uint8)
+    halves[: values.size] = values.reshape(-1).astype(np.int8).view(np.uint8) & 15
+    return np.asarray(halves[::2] | halves[1::2] << 4)

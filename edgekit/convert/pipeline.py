@@ -187,7 +187,12 @@ def convert(
             made_from=digests(given),
             commits=commits(given),
             warnings=cautions(raw, comparisons, float_model, class_names, source.fixed_sizes),
-            policies=tuple(asdict(tried) for one in made for tried in one.tried),
+            policies=tuple(
+                {"variant": one.mode, **asdict(tried), "chosen": tried.policy == one.ranges}
+                for one in made
+                for tried in one.tried
+            ),
+            convergence=settled.curve,
             repairs=tuple(asdict(each) for one in proved for each in one.repairs),
             findings=tuple(asdict(finding) for finding in findings),
         )

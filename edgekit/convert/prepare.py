@@ -20,7 +20,7 @@ _WITH_BIAS = {  # its index in their inputs is 2
 
 def prepare(model: Any) -> bool:
     """Makes of the unpacked float `model` what quantizers take, with the same answers; says if anything changed."""
-    return any([decompose(model), _as_products(model), _own_biases(model)])
+    return any([decompose(model), _as_products(model), _as_gathers(model), _own_biases(model)])
 
 
 def _as_products(model: Any) -> bool:
@@ -44,6 +44,22 @@ def _as_products(model: Any) -> bool:
             code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.MUL
             code.version = 1
     return bool(found)
+
+
+def _as_gathers(model: Any) -> bool:
+    """PyTorch's embeddings come as EMBEDDING_LOOKUP, TensorFlow's as GATHER; only the latter is taken by a quantizer."""
+    graph = model.subgraphs[0]
+    lookups = [each for each in graph.operators if code_of(model, each) == schema.BuiltinOperator.EMBEDDING_LOOKUP]
+    if not all(graph.tensors[operator.inputs[1]].type == schema.TensorType.FLOAT32 for operator in lookups):
+        return False
+    for code in {id(code): code for code in (model.operatorCodes[each.opcodeIndex] for each in lookups)}.values():
+        code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.GATHER
+        code.version = 1
+    for operator in lookups:
+        operator.inputs = np.array([operator.inputs[1], operator.inputs[0]], np.int32)
+        operator.builtinOptionsType = schema.BuiltinOptions.GatherOptions
+        operator.builtinOptions = schema.GatherOptionsT()
+    return bool(lookups)
 
 
 def _own_biases(model: Any) -> bool:

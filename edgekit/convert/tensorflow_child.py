@@ -6,10 +6,11 @@ SHAPE, STRIDED_SLICE, PACK and RESHAPE in the graph, which cost time and which d
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from edgekit.convert.custom_code import load_custom
 from edgekit.convert.keras_file import check_code, read_configuration
 from edgekit.convert.loading import Loading
 from edgekit.convert.saved_model_file import check_folder, check_operators, choose_signature, fill
+from edgekit.convert.spelling import known_to_tflite
 from edgekit.errors import ConversionError, EdgekitError, NotAModel, SamplesError
 
 COMPARED = 16  # samples on which the float .tflite is compared with the source model
@@ -34,6 +36,7 @@ class Source:
     answer: Callable[[Mapping[str, Any]], Mapping[str, Any]]  # inputs by name -> outputs by name
     inputs: Mapping[str, Any]  # TensorSpecs by name
     kept: Any  # what holds its variables
+    recurrent: Sequence[Any] = ()  # Keras layers that are a loop unless they are unrolled
     channels_first: str | None = None  # a layer that wants its channels before height and width (NCHW)
 
 
@@ -67,7 +70,8 @@ def convert(kind: str, path: Path, folder: Path) -> dict[str, Any]:
         samples = _fitting({name: arrays[name] for name in arrays.files}, source.inputs)
     fixed = {name: tf.TensorSpec(samples[name].shape[1:], spec.dtype, name) for name, spec in source.inputs.items()}
     try:
-        traced = _traced(tf, source, fixed, folder / "fixed")
+        with _unrolled(source.recurrent):
+            traced = _traced(tf, source, fixed, folder / "fixed")
         float_model = _converted(_converter(tf, traced).convert, "convert it to float")
     except ConversionError as error:  # a graph may insist on a free batch
         print(error, file=sys.stderr)
@@ -98,8 +102,10 @@ def _load_keras(tf: Any, keras: Any, path: Path, custom: Mapping[str, Any], trus
             return outputs
         return {f"output_{i}": tensor for i, tensor in enumerate(tf.nest.flatten(outputs))}  # as Keras exports them
 
+    recurrent = [layer for layer in model._flatten_layers() if hasattr(layer, "unroll")]
     layers = [layer for layer in model._flatten_layers() if getattr(layer, "data_format", None) == "channels_first"]
-    return Source(answer, inputs, [variable.value for variable in model.variables], layers[0].name if layers else None)
+    kept = [variable.value for variable in model.variables]
+    return Source(answer, inputs, kept, recurrent, layers[0].name if layers else None)
 
 
 def _load_saved_model(tf: Any, path: Path, folder: Path, loading: Loading) -> Source:
@@ -192,12 +198,26 @@ def _one_by_one(samples: Mapping[str, np.ndarray]) -> Iterator[dict[str, np.ndar
 # --- converting -----------------------------------------------------------------------------------------------------
 
 
+@contextlib.contextmanager
+def _unrolled(layers: Sequence[Any]) -> Iterator[None]:
+    """While open, recurrent layers are traced step by step: no quantizer takes a loop. The answers are the same."""
+    before = [layer.unroll for layer in layers]
+    for layer in layers:
+        layer.unroll = True
+    try:
+        yield
+    finally:
+        for layer, unroll in zip(layers, before, strict=True):
+            layer.unroll = unroll
+
+
 def _traced(tf: Any, source: Source, inputs: Mapping[str, Any], folder: Path) -> Path:
     """A SavedModel of the source for inputs of these sizes. ConversionError if the graph does not allow them."""
     try:
         module = tf.Module()
         module.kept = source.kept
-        function = tf.function(lambda **given: source.answer(given)).get_concrete_function(**inputs)
+        with known_to_tflite(tf):
+            function = tf.function(lambda **given: source.answer(given)).get_concrete_function(**inputs)
         tf.saved_model.save(module, str(folder), signatures={SIGNATURE: function})
     except Exception as error:
         raise ConversionError(

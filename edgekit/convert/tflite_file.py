@@ -68,6 +68,26 @@ def _with_signature(content: bytes) -> bytes:
     return packed(model)
 
 
+def of_litert_torch(content: bytes, inputs: Sequence[str], outputs: Sequence[str]) -> bytes:
+    """The .tflite without needless TRANSPOSEs, its only signature with these names for its inputs and outputs, in their order.
+
+    litert-torch names them by number (args_0, output_0), and lists args_10 before args_2.
+    """
+    from edgekit.convert.rewrite import packed, unpacked
+    from edgekit.convert.transposes import without_transposes
+
+    model = unpacked(content)
+    if len(model.subgraphs) == 1:
+        without_transposes(model)
+    (signature,) = model.signatureDefs
+    signature.signatureKey = SIGNATURE
+    for maps, names in ((signature.inputs, inputs), (signature.outputs, outputs)):
+        maps.sort(key=lambda entry: int(entry.name.rpartition(b"_")[2]))
+        for entry, name in zip(maps, names, strict=True):
+            entry.name = name.encode()
+    return packed(model)
+
+
 def fed(samples: Mapping[str, np.ndarray], inputs: Sequence[Tensor]) -> dict[str, np.ndarray]:
     """What the model sees, (n, ...) by input, as its tensors take it: (n, *shape of the tensor), in their dtype.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -14,12 +14,15 @@ from edgekit.convert.choose import Choice, choose, prepared
 from edgekit.convert.held_out import Tried
 from edgekit.convert.mixed import can_be_float, leave_float
 from edgekit.convert.modes import AUTO, MIXED, MODES, WITH_RANGES
+from edgekit.convert.polish import Polished, polished
 from edgekit.convert.quantize import check_runs, quantize
 from edgekit.convert.recipe import Rule, pick
 from edgekit.convert.tflite_file import fed
 from edgekit.errors import InputError
 from edgekit.runner.interpreter import open_interpreter
 from edgekit.runner.model import describe_variant
+
+COARSE = ("dynamic", "weights8", "weights4")  # whose weights lose enough that a bias can make up for some of it
 
 
 @dataclass(frozen=True)
@@ -66,26 +69,45 @@ def make_variants(
     """
     feeds = as_fed(float_model, samples)
     chosen = partial(choose, float_model, feeds=feeds, extremes=extremes, policy=policy, timeout_s=timeout_s)
-    made: list[Made] = []
     choices: dict[str, Choice] = {}
+
+    def choice_of(mode: str) -> Choice:
+        if mode in choices:
+            return choices[mode]
+        place = folder / mode
+        same = choices.get({"int8": "int8-float-io", "int8-float-io": "int8"}.get(mode, ""))
+        if same is None:
+            choice = chosen(mode=mode, folder=place)
+        else:  # the two forms of int8 are the same inside: what was found for one holds for the other
+            source = prepared(float_model, place)  # as what the ranges were measured on
+            done = quantize(source, mode, [same.ranges], place, timeout_s=timeout_s)
+            choice = replace(same, path=done.paths[0], made_by=done.made_by)
+        if mode != "int16x8":
+            better = polished(choice.path, prepared(float_model, place), feeds, place / "polish")
+            choice = replace(choice, path=better.path, made_by=_said(choice.made_by, better))
+        choices[mode] = choice
+        return choice
+
+    made: list[Made] = []
     for mode in modes:
         progress(f"quantize to {mode}")
-        if mode == MIXED:
-            if "int8" not in choices:
-                choices["int8"] = chosen(mode="int8", folder=folder / "int8")
-            made.append(_mixed(float_model, choices["int8"], rules, folder / MIXED, timeout_s))
-            continue
-        same = choices.get({"int8": "int8-float-io", "int8-float-io": "int8"}.get(mode, ""))
-        if mode in WITH_RANGES and same is None:
-            choice = choices[mode] = chosen(mode=mode, folder=folder / mode)
+        if mode in WITH_RANGES:
+            choice = choice_of(mode)
             made.append(Made(mode, choice.path, choice.policy, choice.made_by, choice.tried))
-            continue
-        # the two forms of int8 are the same inside: what was found for one holds for the other
-        source = prepared(float_model, folder / mode) if same else float_model  # as what the ranges were measured on
-        done = quantize(source, mode, [same.ranges] if same else [], folder / mode, timeout_s=timeout_s)
-        of_ranges = (same.policy, done.made_by, same.tried) if same else (None, done.made_by, ())
-        made.append(Made(mode, done.paths[0], *of_ranges))
+        elif mode == MIXED:
+            made.append(_mixed(float_model, choice_of("int8"), rules, folder / MIXED, timeout_s))
+        else:
+            done = quantize(float_model, mode, [], folder / mode, timeout_s=timeout_s)
+            better = Polished(done.paths[0], "")
+            if mode in COARSE:
+                place, rounding = folder / mode / "polish", mode == "weights4"
+                better = polished(done.paths[0], float_model, feeds, place, rounding=rounding)
+            made.append(Made(mode, better.path, None, _said(done.made_by, better), ()))
     return tuple(made)
+
+
+def _said(made_by: str, better: Polished) -> str:
+    return f"{made_by}, {better.done} by edgekit" if better.done else made_by
 
 
 def as_fed(float_model: Path, samples: Mapping[str, np.ndarray]) -> Feeds:

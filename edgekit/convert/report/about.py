@@ -22,8 +22,11 @@ class About:
     commits: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     # tables, where there is something to tell: a dataclass or a mapping of column to value for each row
-    policies: tuple[Any, ...] = ()  # range policies tried
-    repairs: tuple[Any, ...] = ()  # what was tried after the gate refused a variant
+    policies: tuple[Mapping[str, Any], ...] = ()  # range policies: variant, held_out.Tried's fields, chosen
+    repairs: tuple[
+        Mapping[str, Any], ...
+    ] = ()  # ladder.Repair's fields, of what was tried after the gate refused a variant
+    convergence: tuple[tuple[int, float], ...] = ()  # (samples, share of the final ranges that they make)
     findings: tuple[Any, ...] = ()  # of lint
     variants: tuple[Any, ...] = ()  # of the bundle, if there are several
     unit: str = "CPU"  # where the operators run; for each, once there is more than one

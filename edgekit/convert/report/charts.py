@@ -97,6 +97,50 @@ def layer_chart(layers: Sequence[Layer]) -> Html:
     )
 
 
+def growth_chart(curve: Sequence[tuple[int, float]], settled: float) -> Html:
+    """Share of the final ranges by number of samples, which double from point to point; a dashed line where it is enough."""
+    width, plot = 640, _HEIGHT - _TOP - _BOTTOM
+    lowest = min(0.9, *(share for _, share in curve))
+    step = 5 if lowest >= 0.75 else 10 if lowest >= 0.5 else 20  # percent
+    ticks = range(int(100 * lowest) // step * step, 101, step)
+    least = ticks[0] / 100
+    logs = np.log2([count for count, _ in curve])
+
+    def x(place: int) -> float:
+        return round(
+            float(_LEFT + 24 + (width - _LEFT - 60) * (logs[place] - logs[0]) / max(logs[-1] - logs[0], 1e-9)), 1
+        )
+
+    def y(share: float) -> float:
+        return round(float(_TOP + plot * (1 - (share - least) / (1 - least))), 1)
+
+    grid = [
+        join(
+            tag("line", x1=_LEFT, x2=width - 12, y1=y(tick / 100), y2=y(tick / 100), class_="grid"),
+            tag("text", f"{tick}%", x=_LEFT - 6, y=y(tick / 100) + 4, class_="tick"),
+        )
+        for tick in ticks
+    ]
+    limit = tag("line", x1=_LEFT, x2=width - 12, y1=y(settled), y2=y(settled), class_="limit")
+    points = [(x(place), y(share)) for place, (_, share) in enumerate(curve)]
+    dots = [
+        tag("g", tag("title", f"{count} samples: {share:.1%}"), tag("circle", cx=a, cy=b, r=4, class_="int8"),
+            tag("text", count, x=a, y=_HEIGHT - 6, class_="middle"))
+        for (a, b), (count, share) in zip(points, curve, strict=True)
+    ]  # fmt: skip
+    said = ", ".join(f"{count}: {share:.0%}" for count, share in curve)
+    return tag(
+        "svg",
+        tag("title", "Share of the final ranges by number of samples"),
+        *grid,
+        limit,
+        tag("polyline", points=" ".join(f"{a},{b}" for a, b in points), class_="line"),
+        *dots,
+        class_="growth", role="img", aria_label=f"Share of the final ranges by number of samples: {said}.",
+        viewBox=f"0 0 {width} {_HEIGHT}", width=width, height=_HEIGHT,
+    )  # fmt: skip
+
+
 def score_bars(rows: Sequence[tuple[str, float, float, bool]], *, low: float, high: float, variant: str) -> Html:
     """(name, float, int8, is the label) rows: two bars each on one scale, with their numbers, as a table."""
     span = (high - low) or 1.0

@@ -14,6 +14,7 @@ from edgekit.convert.report.charts import grade, layer_chart, sqnr_text
 from edgekit.convert.report.html import Html, join, tag
 from edgekit.convert.report.samples import confusion_section, samples_section
 from edgekit.convert.report.tables import Cell, facts, mappings, sortable
+from edgekit.convert.report.tried import growth_section, policies_section, repairs_section
 
 
 def render(comparison: Comparison, about: About) -> str:
@@ -37,7 +38,9 @@ def render(comparison: Comparison, about: About) -> str:
         _list("Warnings", about.warnings),
         _quality(comparison),
         _layers(comparison),
-        _rows("Range policies tried", about.policies, "How the ranges of the tensors were chosen, and what each gave."),
+        repairs_section(about),
+        policies_section(about),
+        growth_section(about),
         samples_section(comparison, about),
         confusion_section(comparison, about),
         _operators(comparison, about),
