@@ -6,6 +6,7 @@ import filecmp
 import inspect
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,8 @@ pytest.importorskip("ai_edge_litert", reason="pip install 'edgekit[convert]'")
 from handmade_model import T, build, classifier
 
 import edgekit
-from edgekit.convert import api, pipeline
+from edgekit.convert import api
+from edgekit.convert.request import Request
 from edgekit.convert.samples import read_samples
 from edgekit.convert.samples_memory import samples_of
 from edgekit.errors import InputError, NotAModel, SamplesError
@@ -68,12 +70,12 @@ def test_what_is_left_out_means_the_same_in_both():
 
 
 def test_every_option_arrives(monkeypatch):
-    """What edgekit.convert.pipeline.convert takes, apart from the command line that only a command has."""
+    """What edgekit.convert.request.Request has, apart from the command line that only a command has."""
     got = {}
     monkeypatch.setattr(api, "convert_files", lambda *paths, **options: got.update(options))
     given = {name: f"given {name}" for name in inspect.signature(api.convert).parameters} | {"report": False}
     api.convert(**given)
-    wanted = set(inspect.signature(pipeline.convert).parameters) - {"model", "output", "samples", "command"}
+    wanted = {field.name for field in fields(Request)} - {"model", "output", "samples", "command"}
 
     assert set(got) == wanted
     assert {str(value).replace("given ", "") for value in got.values() if value} >= {"metric", "max_drop", "timeout"}

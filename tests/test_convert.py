@@ -20,6 +20,7 @@ from edgekit.convert import convert, pipeline
 from edgekit.convert.frontend import FRONT_ENDS, check_installed, model_kind, run_front_end
 from edgekit.convert.metrics import find_metric
 from edgekit.convert.quality import agreement
+from edgekit.convert.request import Request
 from edgekit.convert.samples import Samples, read_samples, read_specs
 from edgekit.convert.selection import spread
 from edgekit.errors import (
@@ -371,7 +372,7 @@ def test_a_child_that_dies_is_a_conversion_error_with_its_last_words(child, mode
     child(script)
 
     with pytest.raises(ConversionError, match=told):
-        pipeline.convert(model, tmp_path / "b", samples)
+        pipeline.convert(Request(model, tmp_path / "b", samples))
     assert not (tmp_path / "b").exists()
 
 

@@ -26,20 +26,20 @@ def convert(
     progress: Callable[..., None] | None = None,
     **options: Any,
 ) -> ConversionResult:
-    """`pipeline.convert`, which documents the options, in a process of its own: what crashes there does not crash here.
+    """`pipeline.convert` of a Request with these options, in a process of its own: what crashes there does not crash here.
 
     `model` is a path, or a Keras model, tf.function, concrete function or tf.Module of the calling process.
     """
     from edgekit.convert.apart import run_apart
     from edgekit.convert.live_model import on_disk
+    from edgekit.convert.request import Request
 
     with on_disk(model) as path:
+        given = Path(samples) if isinstance(samples, str) else samples
         result: ConversionResult = run_apart(
-            *("edgekit.convert.pipeline", "convert", path, Path(output)),
-            Path(samples) if isinstance(samples, str) else samples,
+            *("edgekit.convert.pipeline", "convert", Request(path, Path(output), given, **options)),
             doing=f"converting {path.name}",
             progress=progress,
-            **options,
         )
     return result
 

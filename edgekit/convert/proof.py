@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from edgekit.bundle import Variant
 from edgekit.convert.calibrate import Feeds
 from edgekit.convert.compare import Comparison, compare_models, judge_models
 from edgekit.convert.gate import Verdict
@@ -28,6 +29,11 @@ class Proved:
     comparison: Comparison | None  # None: the float model itself
     repairs: tuple[Repair, ...]
     recipe: str | None  # TOML: what a repair left in float
+
+    def variant(self, golden_tolerance: float) -> Variant:
+        """How the manifest has it."""
+        qualities = self.comparison.qualities if self.comparison is not None else ()
+        return replace(self.model.variant, qualities=qualities, golden_tolerance=golden_tolerance)
 
 
 @dataclass(frozen=True)
