@@ -127,4 +127,5 @@ def _short(tool: str) -> str:
 
 
 def _plain(error: str) -> str:
-    return " ".join(error.replace("|", "/").split())[:120]
+    """On one line, without the folders of the machine that it was seen on."""
+    return re.sub(r"(/[^/\s:]+)+/", "", " ".join(error.replace("|", " ").split()))[:120]
