@@ -123,6 +123,7 @@ def pictures():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("model", "read"), [("kws_ref_model", words), ("pretrainedResnet.h5", pictures)], ids=["words", "pictures"]
 )

@@ -152,12 +152,13 @@ def test_an_earlier_run_is_shown_again(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_quick_suite_trains_converts_and_measures(tmp_path):
+@pytest.mark.parametrize("names", [["regression"], pytest.param([], marks=pytest.mark.long)], ids=["one", "all"])
+def test_the_quick_suite_trains_converts_and_measures(tmp_path, names):
     pytest.importorskip("tensorflow")
     pytest.importorskip("sklearn")
     pytest.importorskip("litert_quantizer")
-    quick = [name for name, network in NETWORKS.items() if network.quick]
-    done = run("--quick", "--cache", str(tmp_path), "--json", str(tmp_path / "r.json"))
+    quick = names or [name for name, network in NETWORKS.items() if network.quick]
+    done = run(*names, "--quick", "--cache", str(tmp_path), "--json", str(tmp_path / "r.json"))
     assert done.returncode == 0, done.stdout + done.stderr
     results = json.loads((tmp_path / "r.json").read_text())
 
