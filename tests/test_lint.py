@@ -174,6 +174,25 @@ def test_coordinates_and_scores_in_one_concatenation_are_told_with_what_is_left_
     assert lint(boxes_and_scores(), extremes={"boxes": (0.0, 1.0), "scores": (0.0, 1.0)}) == []
 
 
+def half_quantized(joined: T) -> Model:
+    """Two int8 inputs of unlike ranges; one is handed on in int8, as a mixed model's neighbours are."""
+    boxes, scores = T("boxes", (1, 4), "int8", scale=1.0), T("scores", (1, 4), "int8", scale=0.001)
+    moved = T("moved", (1, 4), "int8", scale=1.0)
+    given = [T(f"{tensor.name}_float", (1, 4)) for tensor in (moved, scores)]
+    if joined.dtype == "int8":
+        return graph(
+            [("RESHAPE", [boxes], [moved]), ("CONCATENATION", [moved, scores], [joined])], [boxes, scores], [joined]
+        )
+    bridges = [("DEQUANTIZE", [a], [b]) for a, b in zip((moved, scores), given, strict=True)]
+    steps = [("RESHAPE", [boxes], [moved]), *bridges, ("CONCATENATION", given, [joined])]
+    return graph(steps, [boxes, scores], [joined])
+
+
+def test_a_concatenation_that_a_mixed_model_has_in_float_loses_nothing():
+    assert rules(lint(half_quantized(T("out", (1, 8), "int8", scale=1.0)))) == [("unlike-concat", "warning")]
+    assert rules(lint(half_quantized(T("out", (1, 8))))) == []
+
+
 def test_without_ranges_nothing_is_said_of_a_concatenation():
     assert lint(boxes_and_scores()) == []
 
