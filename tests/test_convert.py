@@ -20,7 +20,7 @@ from edgekit.convert import convert, pipeline
 from edgekit.convert.frontend import FRONT_ENDS, check_installed, model_kind, run_front_end
 from edgekit.convert.metrics import find_metric
 from edgekit.convert.quality import agreement
-from edgekit.convert.request import Request
+from edgekit.convert.request import Request, read_request
 from edgekit.convert.samples import Samples, read_samples, read_specs
 from edgekit.convert.selection import spread
 from edgekit.errors import (
@@ -196,6 +196,23 @@ def test_python_objects_are_refused_and_never_run(tmp_path, kind):
         read_samples(path, with_labels=False)
 
     assert not trace.exists()
+
+
+def test_text_given_as_samples_is_not_called_a_pickle_that_could_be_loaded(tmp_path):
+    (tmp_path / "labels.txt").write_text("zero\none\n")
+    with pytest.raises(InputError, match="neither their first bytes") as refused:
+        read_samples(tmp_path / "labels.txt", with_labels=False)
+
+    assert "allow_pickle" not in str(refused.value)
+
+
+@pytest.mark.parametrize("place", ["file.txt/r.html", "folder"])
+def test_a_report_that_cannot_be_written_is_refused_before_there_is_a_bundle(tmp_path, samples, place):
+    (tmp_path / "file.txt").touch()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "m.tflite").write_bytes(b"\x1c\0\0\0TFL3")
+    with pytest.raises(InputError, match=r"cannot be written: .* is"):
+        read_request(Request(tmp_path / "m.tflite", tmp_path / "b", samples, report=tmp_path / place))
 
 
 def test_a_damaged_file_of_samples_is_refused(tmp_path, samples):

@@ -71,6 +71,20 @@ def test_channels_of_unlike_size_are_equalized_and_the_file_stays_full_int8(mode
     assert all(repair.step == "other ranges" for repair in repairs if not repair.kept)
 
 
+def test_an_equalized_model_has_its_layers_compared_with_those_it_was_made_of(model, samples, tmp_path):
+    result = convert(model, tmp_path / "b", samples, repair="int8", report=False)
+    layers = {layer.name: layer.sqnr_db for layer in result.comparisons["int8"].layers.layers}
+
+    assert layers["hidden"] > 20  # beside the model that was given it is 0: every channel was scaled
+    assert not any("kept almost nothing" in warning for warning in result.warnings)
+
+
+def test_the_manifest_names_the_repairs_that_were_kept(model, samples, tmp_path):
+    made_by = convert(model, tmp_path / "b", samples, repair="int8", report=False).bundle.manifest.made_by
+
+    assert made_by["quantizer of int8"].endswith(", equalization by edgekit")
+
+
 def test_each_repair_builds_on_what_was_kept_before(model, samples, tmp_path):
     repairs = convert(model, tmp_path / "b", samples, repair="int8", report=False).repairs["int8"]
     best = repairs[0].before_db

@@ -17,13 +17,15 @@ pytest.importorskip("ai_edge_litert", reason="pip install 'edgekit[convert]'")
 from handmade_model import T, build, classifier
 
 from edgekit.cli.main import main
-from edgekit.convert.extremes import extremes_by_name
+from edgekit.convert.calibrate import measure_extremes
+from edgekit.convert.extremes import by_name
 from edgekit.convert.flatbuffer import Model, read_model
 from edgekit.convert.inspection import inspect_file, inspect_float
 from edgekit.convert.lint import lint, runtime_findings
 from edgekit.convert.samples import Samples
 from edgekit.convert.settle import settle
 from edgekit.convert.trial import preprocessing_findings
+from edgekit.convert.variants import as_fed
 from edgekit.errors import NotAModel, SamplesError
 from edgekit.target import load_target
 
@@ -174,6 +176,25 @@ def test_coordinates_and_scores_in_one_concatenation_are_told_with_what_is_left_
     assert lint(boxes_and_scores(), extremes={"boxes": (0.0, 1.0), "scores": (0.0, 1.0)}) == []
 
 
+def half_quantized(joined: T) -> Model:
+    """Two int8 inputs of unlike ranges; one is handed on in int8, as a mixed model's neighbours are."""
+    boxes, scores = T("boxes", (1, 4), "int8", scale=1.0), T("scores", (1, 4), "int8", scale=0.001)
+    moved = T("moved", (1, 4), "int8", scale=1.0)
+    given = [T(f"{tensor.name}_float", (1, 4)) for tensor in (moved, scores)]
+    if joined.dtype == "int8":
+        return graph(
+            [("RESHAPE", [boxes], [moved]), ("CONCATENATION", [moved, scores], [joined])], [boxes, scores], [joined]
+        )
+    bridges = [("DEQUANTIZE", [a], [b]) for a, b in zip((moved, scores), given, strict=True)]
+    steps = [("RESHAPE", [boxes], [moved]), *bridges, ("CONCATENATION", given, [joined])]
+    return graph(steps, [boxes, scores], [joined])
+
+
+def test_a_concatenation_that_a_mixed_model_has_in_float_loses_nothing():
+    assert rules(lint(half_quantized(T("out", (1, 8), "int8", scale=1.0)))) == [("unlike-concat", "warning")]
+    assert rules(lint(half_quantized(T("out", (1, 8))))) == []
+
+
 def test_without_ranges_nothing_is_said_of_a_concatenation():
     assert lint(boxes_and_scores()) == []
 
@@ -228,9 +249,9 @@ def test_samples_that_do_not_fit_the_model_are_refused(tmp_path):
     path.write_bytes(classifier(dtype="float32"))
 
     with pytest.raises(SamplesError, match=r"samples of shape \(n, 3\) do not fit input"):
-        extremes_by_name(path, {"image": numbers(2, 3)})
+        as_fed(path, {"image": numbers(2, 3)})
     with pytest.raises(SamplesError, match="the samples are for a, b, the model's inputs are image"):
-        extremes_by_name(path, {"a": numbers(2, 3), "b": numbers(2, 3)})
+        as_fed(path, {"a": numbers(2, 3), "b": numbers(2, 3)})
 
 
 def test_ranges_are_measured_sample_by_sample(tmp_path):
@@ -238,7 +259,8 @@ def test_ranges_are_measured_sample_by_sample(tmp_path):
     x, w, out = T("x", (1, 2)), T("w", (1, 2), data=np.array([[2.0, -1.0]], np.float32)), T("out", (1, 1))
     path.write_bytes(build([("FULLY_CONNECTED", [x, w], [out])], inputs=[x], outputs=[out]))
 
-    ranges = extremes_by_name(path, {"anything": np.array([[1, 0], [0, 1], [3, 3]], np.float32)})
+    seen = {"anything": np.array([[1, 0], [0, 1], [3, 3]], np.float32)}
+    ranges = by_name(measure_extremes(path, as_fed(path, seen)))
 
     assert {name: [side.tolist() for side in sides] for name, sides in ranges.items() if name != "w"} == {
         "x": [[0, 0, 3], [1, 1, 3]],

@@ -24,7 +24,7 @@ from edgekit.convert.held_out import HeldOut, run
 from edgekit.convert.mixed import can_be_float, leave_float
 from edgekit.convert.quality import sqnr_db
 from edgekit.convert.recipe import Rule, pick, read_recipe, recipe_text
-from edgekit.errors import InputError
+from edgekit.errors import InputError, QualityLost
 from edgekit.runner import load
 
 WIDE = 24
@@ -279,8 +279,25 @@ def test_int8_that_fails_becomes_mixed_and_says_so(given_model, tmp_path, capsys
     assert result["repairs"]["mixed"][-1]["passed"]
     assert [repair["kept"] for repair in result["repairs"]["mixed"]].count(True) >= 1
     assert not list(out.glob("models/int8*"))
+    assert "4 of 7 operators (3 FULLY_CONNECTED, 1 ADD), " in result["repairs"]["mixed"][-1]["what"]
     names = [rule.name for rule in read_recipe(out / "mixed.recipe.toml")]
     assert names == ["wide", "left", "right", "total"]
+
+
+def test_only_one_variant_is_ever_called_mixed(given_model, tmp_path):
+    model, samples = given_model
+    with pytest.raises(QualityLost) as refused:
+        convert(model, tmp_path / "b", samples, modes=("int8", "int8-float-io"), report=False)
+
+    assert "what is left is --repair mixed with one int8 mode at a time" in refused.value.hint
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_person_reads_that_int8_became_mixed(given_model, tmp_path, capsys):
+    model, samples = given_model
+    main(["convert", str(model), "-o", str(tmp_path / "b"), "--samples", str(samples)])
+
+    assert "the operators in mixed.recipe.toml stay float" in capsys.readouterr().out
 
 
 def test_the_recipe_that_a_repair_left_makes_the_same_file(given_model, tmp_path):

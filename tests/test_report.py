@@ -146,6 +146,7 @@ POLICIES = tuple(
 )  # fmt: skip
 REPAIRS = tuple(
     {
+        "variant": "int8",
         "step": step,
         "what": what,
         "before_db": 8.0,
@@ -194,6 +195,15 @@ def test_policies_of_several_variants_say_of_which(tmp_path):
     rows = (*POLICIES, *({**row, "variant": "int16x8"} for row in POLICIES))
 
     assert ">int16x8<" in render(comparison(tmp_path), About("net", policies=rows))
+
+
+def test_repairs_of_several_variants_say_of_which(tmp_path):
+    rows = (*REPAIRS, *({**row, "variant": "int8-float-io"} for row in REPAIRS))
+
+    several, one = (render(comparison(tmp_path), About("net", repairs=given)) for given in (rows, REPAIRS))
+
+    assert several.count(">int8-float-io<") == len(REPAIRS)
+    assert several.count(">variant<") == one.count(">variant<") + 1
 
 
 def test_ranges_are_shown_to_grow_with_the_samples(tmp_path):

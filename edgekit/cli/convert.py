@@ -13,7 +13,7 @@ from edgekit.cli.lint import show_findings
 from edgekit.cli.samples import samples_of
 from edgekit.cli.show import json_option, show_facts, show_json, show_table, showing_progress, size_text
 from edgekit.cli.targets import TARGET
-from edgekit.convert.modes import AUTO, END_TYPES, LEVELS, METRICS, MODES, POLICIES
+from edgekit.convert.modes import AUTO, END_TYPES, LEVELS, METRICS, MIXED, MODES, POLICIES
 
 if TYPE_CHECKING:
     from edgekit.convert import ConversionResult
@@ -238,6 +238,8 @@ def _variant_facts(result: ConversionResult) -> list[tuple[str, str]]:
             tried = result.tried[variant.name]
             how = f", the best of {len(tried)} on {tried[0].count} samples held out" if tried else ""
             facts.append((f"{variant.name} ranges", f"{variant.ranges}{how}"))
+        if variant.name in result.repairs and variant.name == MIXED:
+            facts.append((MIXED, "int8 alone loses too much: the operators in mixed.recipe.toml stay float"))
     if result.variants[0].name == "int8":
         per_channel = "every operator, weights per channel in {} of {} layers"
         facts.append(("int8", per_channel.format(*result.per_channel_weights)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from edgekit import preprocess
@@ -41,6 +41,17 @@ def check_alike(raw: Samples, held_out: Samples, specs: Mapping[str, preprocess.
 def check_output(path: Path) -> None:
     """InputError if nothing can be written there or something else lies there."""
     check_replaceable(path)
+    _check_place(path, unwritable)
+
+
+def check_report(path: Path) -> None:
+    """InputError if nothing can be written there, or a folder lies there: before there is a bundle that has none."""
+    if path.is_dir():
+        raise report_unwritable(path, "it is a folder")
+    _check_place(path, report_unwritable)
+
+
+def _check_place(path: Path, unwritable: Callable[[Path, str], InputError]) -> None:
     folder = next(parent for parent in path.absolute().parents if parent.exists())
     if not folder.is_dir():
         raise unwritable(path, f"{folder} is not a folder")
@@ -51,3 +62,8 @@ def check_output(path: Path) -> None:
 def unwritable(path: Path, why: str) -> InputError:
     """The error for a bundle's place that takes no bundle."""
     return InputError(f"{path} cannot be written: {why}", hint="choose another folder for -o")
+
+
+def report_unwritable(path: Path, why: str) -> InputError:
+    """The error for a report's place that takes no report."""
+    return InputError(f"{path} cannot be written: {why}", hint="choose another place for the report")

@@ -18,7 +18,7 @@ def cautions(
     """A sentence each, without a full stop; `comparisons` are of the variants, by name."""
     found = []
     if not fixed_sizes:
-        found.append("the graph only works with a free batch: it keeps operators that compute shapes while it runs")
+        found.append("the batch of the model is not fixed: it keeps operators that compute shapes while it runs")
     if raw.count < 32:
         found.append(
             f"only {raw.count} samples: ranges may be too narrow for what the device will meet; give about 100"

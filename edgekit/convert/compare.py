@@ -84,11 +84,12 @@ class Comparison:
 def compare_models(
     float_model: Model, float_path: Path, int8_model: Model, int8_path: Path, samples: Samples,
     *, metric: str | None = None, max_drop: float = MAX_DROP, class_names: Sequence[str] = (), timed: bool = True,
-    variant: str = "int8",
+    variant: str = "int8", layers_of: Path | None = None,
 ) -> Comparison:  # fmt: skip
     """Both models on `samples`; with labels judged by `metric` (see find_metric), without by how they agree.
 
-    `variant` is what the other side of float is called. Raises SamplesError if the samples, or their labels, do not fit.
+    `variant` is what the other side of float is called; `layers_of` a float file whose layers are compared instead, where
+    `int8_path` was made of that and its channels are scaled. Raises SamplesError if the samples, or their labels, do not fit.
     """
     inputs = [samples.of_inputs([t.name for t in model.inputs]) for model in (float_model, int8_model)]
     float_answers, int8_answers = (
@@ -104,7 +105,7 @@ def compare_models(
     ]
     verdict, qualities, is_classes = _judged(samples, named[0], named[1], int8_model, metric, max_drop, class_names)
     raw = [list(given.values()) for given in inputs]
-    layers = compare_layers(float_model, float_path, int8_model, int8_path, raw[1])
+    layers = compare_layers(float_model, layers_of or float_path, int8_model, int8_path, raw[1])
     times = _latency((float_model, int8_model), inputs) if timed else ((None, None), (None, None))
     labels = _class_labels(samples, len(float_answers[0])) if is_classes else None
     return Comparison(

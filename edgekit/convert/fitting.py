@@ -85,16 +85,16 @@ def _fitted(wanted: Input, array: np.ndarray, channels_last: bool, whole: type[n
         return Fitted(wanted.name, array[:, np.newaxis], channels_last and len(got) > 1)
     if wanted.shape and wanted.shape[0] in (None, 1):
         without_batch = wanted.shape[1:]
-        if _fits(got, without_batch):
+        if fits(got, without_batch):
             return Fitted(wanted.name, array[:, np.newaxis], False)
-        if len(got) > 1 and _fits((got[-1], *got[:-1]), without_batch):
+        if len(got) > 1 and fits((got[-1], *got[:-1]), without_batch):
             return Fitted(wanted.name, array[:, np.newaxis], True)
-    elif _fits(got, wanted.shape):
+    elif fits(got, wanted.shape):
         return Fitted(wanted.name, array, False)
     else:
         without_batch = wanted.shape
     raise SamplesError(
-        f"samples of shape {_text(got)} do not fit input {wanted.name!r}, which is {_text(without_batch)}",
+        f"samples of shape {shape_text(got)} do not fit input {wanted.name!r}, which is {shape_text(without_batch)}",
         hint="give samples as the model sees them (images also NHWC), or a --preprocess spec that makes them so",
     )
 
@@ -107,9 +107,11 @@ def narrowed(array: np.ndarray) -> np.ndarray:
     return array if narrow is None else array.astype(narrow)
 
 
-def _fits(got: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
+def fits(got: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
+    """Whether a shape is one of those wanted; a size of None is free."""
     return len(got) == len(wanted) and all(w in (None, g) for g, w in zip(got, wanted, strict=True))
 
 
-def _text(shape: tuple[int | None, ...]) -> str:
+def shape_text(shape: tuple[int | None, ...]) -> str:
+    """`(n, 49, any)`: so many samples of that shape."""
     return "(" + ", ".join(["n", *("any" if size is None else str(size) for size in shape)]) + ")"

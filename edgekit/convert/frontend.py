@@ -60,7 +60,7 @@ class Converted:
 
     float_model: Path  # .tflite
     float_difference: float  # largest |float .tflite - source model|, relative to the largest output
-    fixed_sizes: bool  # every tensor has its final size, the batch is 1; False: the model only works with a free batch
+    fixed_sizes: bool  # every tensor has its final size, the batch is 1; False: the batch is free, shapes are computed
     versions: Mapping[str, str]
 
 

@@ -159,7 +159,8 @@ def refusal(
     if clipped:
         tries = ["the ranges are too narrow in these layers: " + tries[0]]
     if repairs:
-        tries = [f"repairs tried: {', '.join(repairs)}; what is left is training on with int8 in mind", *tries]
+        left = "" if "blocks in float" in repairs else "--repair mixed with one int8 mode at a time, or "
+        tries = [f"repairs tried: {', '.join(repairs)}; what is left is {left}training on with int8 in mind", *tries]
     tries += ["check that --preprocess is what the model was trained with"]
     if verdict.unit != "dB" and verdict.measured < 10:  # beyond, nobody would
         tries += [f"or allow it: --max-drop {_rounded_up(verdict.measured):g}"]

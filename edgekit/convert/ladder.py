@@ -7,6 +7,7 @@ as pass: such a variant is called `mixed`, never int8.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +29,7 @@ from edgekit.convert.variants import Made
 from edgekit.errors import ConversionError, InputError
 
 REPAIRABLE = ("int8", "int8-float-io")
+OTHER_RANGES = "other ranges"
 STRENGTHS = (0.25, 0.5, 0.5, 0.5)  # of equalization, one after the other while each one helps
 NOISE_SAMPLES = 24  # that judge single operators
 
@@ -112,15 +114,19 @@ class _Ladder:
         for step in (self.other_policies, self.equalize, self.correct_bias, self.round_weights):
             for candidate in self._made_by(step):
                 if self._take(candidate):
-                    return Repaired(self.best.made, tuple(self.repairs), None)
-        blocks = self._leave_blocks() if level == "mixed" else None
+                    return self._repaired(None)
+        return self._repaired(self._leave_blocks() if level == "mixed" else None)
+
+    def _repaired(self, blocks: Blocks | None) -> Repaired:
+        """The best so far, with `blocks` in float, and who made it: ranges have a name of their own."""
+        made, repairs = self.best.made, tuple(self.repairs)
+        steps = dict.fromkeys(repair.step for repair in repairs if repair.kept and repair.step != OTHER_RANGES)
+        if steps:
+            made = replace(made, made_by=f"{made.made_by}, {', '.join(steps)} by edgekit")
         if blocks is None:
-            return Repaired(self.best.made, tuple(self.repairs), None)
-        return Repaired(
-            replace(self.best.made, mode="mixed", path=blocks.path),
-            tuple(self.repairs),
-            recipe_text(blocks.names, can_be_float(self.best.float_model, self.best.made.path)),
-        )
+            return Repaired(made, repairs, None)
+        recipe = recipe_text(blocks.names, can_be_float(self.best.float_model, made.path))
+        return Repaired(replace(made, mode="mixed", path=blocks.path), repairs, recipe)
 
     # --- the repairs: each gives candidates, made of the best so far ------------------------------------------------
 
@@ -130,7 +136,7 @@ class _Ladder:
         others = sorted(made.tried, key=lambda one: (-(one.same_class or 0.0), -one.median_sqnr_db))
         names = [one.policy for one in others if one.policy != made.ranges][:2] if made.tried else [AUTO]
         for name in dict.fromkeys(names):
-            yield self._chosen("other ranges", name, self.original, name)
+            yield self._chosen(OTHER_RANGES, name, self.original, name)
 
     def equalize(self) -> Iterator[_Candidate]:
         """The channels of layers that follow one another brought nearer to equal, in the float model, as long as it helps."""
@@ -186,7 +192,10 @@ class _Ladder:
             self.repairs.append(Repair(step, what, before, after, said, False, False))
             return None
         tried, verdict = next(pair for pair in reversed(last) if pair[1].passed)
-        what = f"{len(blocks.names)} of {blocks.of} operators, {blocks.mac_share:.0%} of the multiply-accumulates"
+        kinds = can_be_float(best.float_model, best.made.path)
+        named = ", ".join(f"{n} {kind}" for kind, n in Counter(kinds[name] for name in blocks.names).most_common())
+        share = f"{blocks.mac_share:.0%} of the multiply-accumulates"
+        what = f"{len(blocks.names)} of {blocks.of} operators ({named}), {share}"
         self.repairs.append(Repair(step, what, before, tried.sqnr_db, verdict.sentence, True, True))
         return blocks
 
@@ -204,7 +213,9 @@ class _Ladder:
         mode = self.best.made.mode
         place = self.folder / f"{step.replace(' ', '-')}{len(self.repairs)}"
         choice = choose(float_model, mode, self.feeds, place, policy=policy, timeout_s=self.timeout_s)
-        made = Made(mode, choice.path, choice.policy, choice.made_by, self.best.made.tried or choice.tried)
+        tried = self.best.made.tried or choice.tried
+        layers_of = None if float_model == self.original else float_model
+        made = Made(mode, choice.path, choice.policy, choice.made_by, tried, layers_of)
         return _Candidate(step, what, made, prepared(float_model, place))
 
     def _take(self, candidate: _Candidate) -> bool:
@@ -212,7 +223,7 @@ class _Ladder:
         check_mode(candidate.made.path, candidate.made.mode)
         tried = self._measured(candidate.made)
         nearer = tried.score_db > self.tried.score_db
-        is_policy = candidate.step == "other ranges"  # was nearer by one measure and not by the other: the gate decides
+        is_policy = candidate.step == OTHER_RANGES  # was nearer by one measure and not by the other: the gate decides
         verdict = self.judge(candidate.made) if nearer or is_policy else None
         passed = verdict is not None and verdict.passed
         kept = nearer or passed

@@ -57,9 +57,13 @@ def decibel(ratio: float) -> float:
 def _unlike_inputs(wiring: Wiring, extremes: Extremes) -> list[Finding]:
     """Coordinates and scores in one tensor: one scale for both."""
     found = []
+    written = {operator.index: wiring.tensors(operator.outputs) for operator in wiring.graph.operators}
+    is_quantized = any(tensor.dtype in _BITS and tensor.scale for tensors in written.values() for tensor in tensors)
     for operator in wiring.graph.operators:
         if operator.name not in ("CONCATENATION", "PACK"):
             continue
+        if is_quantized and any(tensor.dtype == "float32" for tensor in written[operator.index]):
+            continue  # of a mixed model, and left in float
         widths = []
         for tensor in wiring.activations(operator):
             known = span(extremes, wiring.graph.tensors[wiring.origin(tensor.index)])

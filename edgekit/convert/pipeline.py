@@ -227,19 +227,18 @@ def _about(
             for tried in one.tried
         ),
         convergence=settled.curve,
-        repairs=tuple(asdict(each) for one in proved for each in one.repairs),
+        repairs=tuple({"variant": one.made.mode, **asdict(each)} for one in proved for each in one.repairs),
         findings=tuple(asdict(finding) for finding in findings),
     )
 
 
 def _check_gate(proved: Sequence[Proved], about: About, page: Path | None) -> None:
     """QualityLost, with its report written, for the first variant that lost more than is allowed."""
-    comparisons = [one.comparison for one in proved if one.comparison is not None]
-    failed = next((comparison for comparison in comparisons if not comparison.verdict.passed), None)
-    if failed is not None:
-        if page is not None:
-            write_report(page, failed, about)
-        raise refused(failed, page, list(dict.fromkeys(repair["step"] for repair in about.repairs)))
+    for one in proved:
+        if one.comparison is not None and not one.comparison.verdict.passed:
+            if page is not None:
+                write_report(page, one.comparison, about)
+            raise refused(one.comparison, page, list(dict.fromkeys(repair.step for repair in one.repairs)))
 
 
 def _contents(given: Given, proved: Sequence[Proved], golden: bytes) -> dict[str, bytes]:

@@ -93,6 +93,7 @@ class Proof:
             class_names=self.class_names,
             timed=self.timed,
             variant=made.mode,
+            layers_of=made.layers_of,
         )
 
     def judge(self, made: Made) -> Verdict:

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from edgekit import preprocess
-from edgekit.convert.arguments import check_alike, check_output, read_labels
+from edgekit.convert.arguments import check_alike, check_output, check_report, read_labels
 from edgekit.convert.ends import check_ends
 from edgekit.convert.frontend import model_kind
 from edgekit.convert.gate import MAX_DROP, check_options
-from edgekit.convert.ladder import check_level
+from edgekit.convert.ladder import REPAIRABLE, check_level
 from edgekit.convert.loading import Loading, check_loading
-from edgekit.convert.modes import AUTO
+from edgekit.convert.modes import AUTO, MIXED
 from edgekit.convert.recipe import Rule, read_recipe
 from edgekit.convert.report import report_path
 from edgekit.convert.samples import Samples, check_fit, preprocessed, read_samples, read_specs, specs_by_array
@@ -59,7 +59,8 @@ class Request:
     @property
     def repair_level(self) -> str:
         """The level, but no second variant called mixed."""
-        return "int8" if self.repair == "mixed" and "mixed" in self.modes else self.repair
+        could_be_mixed = [mode for mode in self.modes if mode in (*REPAIRABLE, MIXED)]
+        return "int8" if self.repair == "mixed" and len(could_be_mixed) > 1 else self.repair
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,9 @@ def read_request(request: Request) -> Given:
     check_level(request.repair)
     rules = read_recipe(request.recipe) if request.recipe is not None else ()
     check_output(request.output)
+    page = report_path(request.output) if request.report is True else request.report or None
+    if page is not None:
+        check_report(page)
     check_options(request.metric, request.max_drop, labelled=request.evaluate is not None)
     board = load_target(request.target) if request.target is not None else None
     specs = read_specs(request.spec) if request.spec is not None else {}
@@ -109,7 +113,7 @@ def read_request(request: Request) -> Given:
     return Given(
         loading=loading,
         rules=rules,
-        page=report_path(request.output) if request.report is True else request.report or None,
+        page=page,
         board=board,
         specs=specs,
         class_names=classes,

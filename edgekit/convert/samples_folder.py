@@ -149,8 +149,11 @@ def read_arrays(path: Path, *, most_bytes: int) -> dict[str, np.ndarray]:
                 )
             return {name: _plain(loaded[name]) for name in loaded.files}
     except _DAMAGED as error:
+        told = str(error) or type(error).__name__
+        if "allow_pickle" in told:  # numpy says that of text too, and how to run the code that a pickle has
+            told = "it has neither their first bytes nor anything else that is read"
         raise InputError(
-            f"{path} is not a .npz or .npy file of plain numbers: {str(error) or type(error).__name__}",
+            f"{path} is not a .npz or .npy file of plain numbers: {told}",
             hint="write it with np.savez(file, x=np.stack(inputs)); Python objects (pickles) are never loaded",
         ) from error
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,14 @@ import numpy as np
 
 from edgekit.convert.child import end_with_parent, report
 from edgekit.convert.custom_code import load_custom
+from edgekit.convert.fitting import fits, shape_text
+from edgekit.convert.float_check import Answers, float_difference
 from edgekit.convert.keras_file import check_code, read_configuration
 from edgekit.convert.loading import Loading
 from edgekit.convert.saved_model_file import check_folder, check_operators, choose_signature, fill
 from edgekit.convert.spelling import known_to_tflite
 from edgekit.errors import ConversionError, EdgekitError, NotAModel, SamplesError
 
-COMPARED = 16  # samples on which the float .tflite is compared with the source model
 SIGNATURE = "serving_default"
 
 
@@ -43,7 +44,6 @@ class Source:
 def main(kind: str, path: Path, folder: Path) -> None:
     """Converts, or quantizes, and leaves the result, or the error, in `folder`."""
     end_with_parent()
-    warnings.filterwarnings("ignore", message=".*tf.lite.Interpreter is deprecated", category=UserWarning)
     try:
         report(folder, quantize(folder) if kind == "quantize" else convert(kind, path, folder))
     except EdgekitError as error:
@@ -78,9 +78,10 @@ def convert(kind: str, path: Path, folder: Path) -> dict[str, Any]:
         fixed = {}
         traced = _traced(tf, source, source.inputs, folder / "free")
         float_model = _converted(_converter(tf, traced).convert, "convert it to float")
-    difference = _difference(tf, source, float_model, samples)
-
-    (folder / "float.tflite").write_bytes(float_model)
+    written = folder / "float.tflite"
+    written.write_bytes(float_model)
+    answer = _runnable(tf, source, {name: array[0] for name, array in samples.items()})
+    difference = float_difference(answer, written, samples)
     versions = {"tensorflow": tf.__version__, "keras": keras.__version__, "numpy": np.__version__}
     return {"float_difference": difference, "fixed_sizes": bool(fixed), "versions": versions}
 
@@ -170,29 +171,16 @@ def _fitting(samples: Mapping[str, np.ndarray], inputs: Mapping[str, Any]) -> di
             raise SamplesError(f"input {name!r} takes {dtype}, the samples are float", hint="give integers")
         wanted = None if spec.shape.rank is None else tuple(spec.shape.as_list())
         got = array.shape[1:]
-        if wanted is None or (wanted and wanted[0] in (None, 1) and _fits(got, wanted[1:])):
+        if wanted is None or (wanted and wanted[0] in (None, 1) and fits(got, wanted[1:])):
             array = array[:, np.newaxis]
-        elif not _fits(got, wanted) or got[:1] == (1,):  # the runner takes a first size of 1 for the batch
+        elif not fits(got, wanted) or got[:1] == (1,):  # the runner takes a first size of 1 for the batch
             without_batch = wanted[1:] if wanted[:1] in ((None,), (1,)) else wanted
             raise SamplesError(
-                f"samples of shape {_shape_text(got)} do not fit input {name!r}, which is {_shape_text(without_batch)}",
+                f"samples of shape {shape_text(got)} do not fit input {name!r}, which is {shape_text(without_batch)}",
                 hint="give samples as the model sees them, or a --preprocess spec that makes them so",
             )
         out[name] = array.astype(dtype)
     return out
-
-
-def _fits(got: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
-    return len(got) == len(wanted) and all(w in (None, g) for g, w in zip(got, wanted, strict=True))
-
-
-def _shape_text(shape: tuple[int | None, ...]) -> str:
-    return "(" + ", ".join(["n", *("any" if size is None else str(size) for size in shape)]) + ")"
-
-
-def _one_by_one(samples: Mapping[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
-    for i in range(len(next(iter(samples.values())))):
-        yield {name: array[i] for name, array in samples.items()}
 
 
 # --- converting -----------------------------------------------------------------------------------------------------
@@ -266,28 +254,7 @@ def quantize(folder: Path) -> dict[str, str]:
     return {"made_by": f"tensorflow {tf.__version__}"}
 
 
-def _difference(tf: Any, source: Source, float_model: bytes, samples: Mapping[str, np.ndarray]) -> float:
-    """Largest |float .tflite - source model| over some samples, relative to the source's largest output."""
-    runner = tf.lite.Interpreter(model_content=float_model).get_signature_runner(SIGNATURE)
-    largest = scale = 0.0
-    answer = _runnable(tf, source, next(_one_by_one(samples)))
-    for index, sample in zip(range(COMPARED), _one_by_one(samples), strict=False):
-        wanted = {name: np.asarray(tensor, np.float64) for name, tensor in answer(sample).items()}
-        got = runner(**sample)
-        if {name: array.shape for name, array in wanted.items()} != {name: got[name].shape for name in got}:
-            raise ConversionError("the float .tflite has other outputs than the model", hint="report it with the model")
-        for name, array in wanted.items():
-            if not np.isfinite(array).all() or not np.isfinite(got[name]).all():
-                raise ConversionError(
-                    f"output {name!r} of the float model is not finite on sample {index}",
-                    hint="do the samples look as the model wants them (range, --preprocess)? were its weights finite?",
-                )
-            largest = max(largest, float(np.abs(array - got[name]).max(initial=0.0)))
-            scale = max(scale, float(np.abs(array).max(initial=0.0)))
-    return largest / scale if scale else largest
-
-
-def _runnable(tf: Any, source: Source, sample: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], Mapping[str, Any]]:
+def _runnable(tf: Any, source: Source, sample: Mapping[str, np.ndarray]) -> Answers:
     """The source's `answer`; compiled by XLA, where TensorFlow has no kernel for this processor (NCHW convolutions).
 
     ConversionError if it runs in neither way.
@@ -302,9 +269,10 @@ def _runnable(tf: Any, source: Source, sample: Mapping[str, Any]) -> Callable[[M
     for answer in (source.answer, by_xla):
         try:
             answer(sample)
-            return answer
         except Exception as error:
             first = first or error
+        else:
+            return partial(_as_arrays, answer)
     if source.channels_first is not None:
         raise ConversionError(
             f"layer {source.channels_first!r} is channels_first, for which TensorFlow has no kernels on a CPU",
@@ -315,6 +283,10 @@ def _runnable(tf: Any, source: Source, sample: Mapping[str, Any]) -> Callable[[M
         f"TensorFlow cannot run it on the first sample: {_first_line(first)}",
         hint="does it work there, with inputs like the samples?",
     ) from first
+
+
+def _as_arrays(answer: Callable[..., Mapping[str, Any]], given: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: np.asarray(tensor) for name, tensor in answer(given).items()}
 
 
 def _first_line(error: Exception) -> str:

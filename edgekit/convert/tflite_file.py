@@ -44,8 +44,8 @@ def take_tflite(path: Path, folder: Path, *, timeout_s: float) -> tuple[Path, bo
         raise NotAModel(
             f"{path}: {error}", hint="does it have custom or Flex operators? was it copied completely?"
         ) from error
-    computed = {"SHAPE", "STRIDED_SLICE", "PACK"} & {operator.name for operator in graph.operators}
-    return copy, not ("SHAPE" in computed and any(-1 in (t.shape_signature or ()) for t in graph.tensors))
+    computed = any(operator.name == "SHAPE" for operator in graph.operators)
+    return copy, not (computed and any(-1 in (t.shape_signature or ()) for t in graph.tensors))
 
 
 def _with_signature(content: bytes) -> bytes:

@@ -44,6 +44,7 @@ class Made:
     ranges: str | None  # the policy that its ranges were made by; None: it has none
     made_by: str  # the quantizer and its version; empty for float32
     tried: tuple[Tried, ...]  # every policy that was tried, and how it did
+    layers_of: Path | None = None  # the float model that has its layers, if not the one that was given (equalized)
 
 
 def check_modes(modes: Sequence[str], recipe: Path | None) -> None:
@@ -56,7 +57,7 @@ def check_modes(modes: Sequence[str], recipe: Path | None) -> None:
     if (MIXED in modes) != (recipe is not None):
         raise InputError(
             "--mode mixed and --recipe need each other",
-            hint="the recipe is a TOML file that says which operators stay float; README.md has an example",
+            hint="the recipe is a TOML file that says which operators stay float; docs/convert.md has an example",
         )
 
 

@@ -11,12 +11,13 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from edgekit.convert.arguments import report_unwritable
 from edgekit.convert.compare import Comparison
 from edgekit.convert.gate import refusal
 from edgekit.convert.layers import loser_text
 from edgekit.convert.report.about import About
 from edgekit.convert.report.page import render
-from edgekit.errors import InputError, QualityLost
+from edgekit.errors import QualityLost
 
 __all__ = ["About", "refused", "render", "report_path", "write_report"]
 
@@ -56,7 +57,7 @@ def write_report(path: Path, comparison: Comparison, about: About) -> None:
         finally:
             Path(aside).unlink(missing_ok=True)
     except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror}", hint="choose another place for it") from error
+        raise report_unwritable(path, error.strerror or str(error)) from error
 
 
 def _umask() -> int:

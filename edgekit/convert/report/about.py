@@ -23,9 +23,7 @@ class About:
     warnings: tuple[str, ...] = ()
     # tables, where there is something to tell: a dataclass or a mapping of column to value for each row
     policies: tuple[Mapping[str, Any], ...] = ()  # range policies: variant, held_out.Tried's fields, chosen
-    repairs: tuple[
-        Mapping[str, Any], ...
-    ] = ()  # ladder.Repair's fields, of what was tried after the gate refused a variant
+    repairs: tuple[Mapping[str, Any], ...] = ()  # what was tried after a refusal: variant, ladder.Repair's fields
     convergence: tuple[tuple[int, float], ...] = ()  # (samples, share of the final ranges that they make)
     findings: tuple[Any, ...] = ()  # of lint
     variants: tuple[Any, ...] = ()  # of the bundle, if there are several

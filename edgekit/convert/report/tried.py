@@ -34,16 +34,28 @@ def repairs_section(about: About) -> Html | None:
     """What was tried after the gate had refused a variant, in that order, and what came of it."""
     if not about.repairs:
         return None
+    several = len({row["variant"] for row in about.repairs}) > 1
     rows: list[tuple[str | None, list[object]]] = []
     for number, row in enumerate(about.repairs, 1):
         decibels = [_number(row[side], ".1f") for side in ("before_db", "after_db")]
-        words = [Cell(text, class_="words") for text in (row["what"], _outcome(row), row["gate"] or "was not asked")]
-        rows.append((None, [Cell(number, number), row["step"], words[0], *decibels, *words[1:]]))
+        words = [Cell(text, class_="words") for text in (row["what"], _outcome(row))]
+        said = Cell(row["gate"] or "was not asked", class_="name")
+        which = (row["variant"],) if several else ()
+        rows.append((None, [Cell(number, number), *which, row["step"], words[0], *decibels, words[1], said]))
     told = (
         "The gate refused the model at first. These repairs were tried, the cheapest first; one is kept if the answers come "
         "nearer to float's (SQNR on samples that no repair has seen), and the gate says when it is enough."
     )
-    head = ("#", "repair", "what", "before, dB", "after, dB", "result", "the gate said")
+    head = (
+        "#",
+        *(("variant",) if several else ()),
+        "repair",
+        "what",
+        "before, dB",
+        "after, dB",
+        "result",
+        "the gate said",
+    )
     return _section("Repairs tried", told, sortable(head, rows, "Repairs tried"))
 
 
