@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from edgekit.convert.flatbuffer import Model, OperatorInfo, Subgraph, TensorInfo
-from edgekit.edgetpu import rules
+from edgekit.edgetpu import limits
 from edgekit.edgetpu.partition import live_operators
 from edgekit.edgetpu.predict import predict
 
@@ -87,7 +87,7 @@ def test_limits_found_without_a_family_of_models_hold_for_it(compiled, monkeypat
     for family in families.values():
         others = [pair for pair in compiled if all(pair[0] is not said for said, _ in family)]
         for name, value in limits_of(others).items():
-            monkeypatch.setattr(rules, name, value)
+            monkeypatch.setattr(limits, name, value)
         right += sum(not wrong_operators(said, model) for said, model in family)
 
     print(f"{right} of {len(compiled)} right with limits found without their {left_out}, {len(families)} families")

@@ -31,11 +31,8 @@ def show_prediction(prediction: Prediction) -> None:
     rows = [(o.index, o.name, o.version, o.unit, o.reason, o.evidence) for o in prediction.operators]
     show_table(("#", "operator", "v", "unit", "why", "evidence"), rows)
     click.echo()
-    counts = [
-        f"{prediction.count(unit)} {words}" for unit, words in (("tpu", "on the Edge TPU"), ("cpu", "on the CPU"))
-    ]
-    if prediction.count("removed"):
-        counts.append(f"{prediction.count('removed')} removed")
+    counts = [f"{prediction.on_tpu} on the Edge TPU", f"{prediction.on_cpu} on the CPU"]
+    counts += [f"{prediction.removed} removed"] if prediction.removed else []
     facts: list[tuple[str, object]] = [
         ("refused", f"{each.name} version {each.version} (operator {each.index}): {each.fix}")
         for each in prediction.refused
@@ -44,7 +41,7 @@ def show_prediction(prediction: Prediction) -> None:
     facts += [("goes there", _tensor(each)) for each in prediction.inputs]
     facts += [("comes back", _tensor(each)) for each in prediction.outputs]
     parameters, payoff = prediction.parameters, prediction.payoff
-    if prediction.count("tpu"):
+    if prediction.on_tpu:
         streamed = f", {size_text(parameters.streamed_bytes)} streamed" if parameters.streamed_bytes else ""
         total = f"{size_text(parameters.total_bytes)} there{streamed}"
         facts += [("weights", f"{total}: they {VERDICTS[parameters.verdict]} (predicted)")]
@@ -57,25 +54,23 @@ def show_prediction(prediction: Prediction) -> None:
 
 
 def show_compiled(compiled: Compiled) -> None:
-    """What the compiler wrote into the file, one block for each Edge TPU operator, and what it left."""
+    """What the compiler wrote into the file, for each Edge TPU operator, and what it left."""
+    facts: list[tuple[str, object]] = []
     for package in compiled.packages:
-        click.echo()
-        facts: list[tuple[str, object]] = [
-            ("edge tpu", f"operator {package.operator}, {len(package.executables)} programs")
-        ]
+        facts += [("edge tpu", f"operator {package.operator}, {len(package.executables)} programs")]
         facts += [("runtime", f"{package.min_runtime} or newer")]
         facts += [("cached", f"{size_text(package.cached_bytes)} of weights stay on the chip")]
         facts += [("streamed", f"{size_text(package.streamed_bytes)} of weights are sent for every inference")]
         if package.token is not None:
-            facts += [("token", f"{package.token:016x}; models with the same one stay on the chip together")]
+            facts += [("token", f"{package.token}; models with the same one stay on the chip together")]
         cycles = sum(each.cycles or 0 for each in package.executables if each.kind != "parameter caching")
         if cycles:
             facts += [
-                ("cycles", f"{cycles:,} (the compiler's estimate), {cycles / 5e5:.2f} ms at 500 MHz, no transfers")
+                ("cycles", f"{cycles:,} (the compiler's estimate), {cycles / 5e5:.2g} ms at 500 MHz, no transfers")
             ]
-        show_facts(facts)
     names = ", ".join(f"{index} {name}" for index, name in compiled.on_cpu)
-    show_facts([("left to CPU", names or "nothing")])
+    click.echo()
+    show_facts([*facts, ("on the CPU", names or "nothing")])
 
 
 def _tensor(tensor: Boundary) -> str:

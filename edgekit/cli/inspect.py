@@ -60,6 +60,8 @@ def inspect_command(path: Path, operators: bool, edgetpu: bool, as_json: bool) -
         _show_model(row, bundle.manifest.variant(row["variant"]) if bundle is not None else None, operators)
         if row["edgetpu_compiled"] is not None:
             show_compiled(row["edgetpu_compiled"])
+        elif row["variant"].endswith("_edgetpu.tflite"):
+            show_facts([("edge tpu", "nothing in it is compiled for it, whatever its name says")])
         if row["edgetpu_predicted"] is not None:
             show_prediction(row["edgetpu_predicted"])
 

@@ -40,7 +40,7 @@ class Executable:
 
     kind: str  # "stand alone", "parameter caching" or "execution only"
     parameter_bytes: int
-    token: int  # programs with the same one keep their weights on the chip together
+    token: str  # hexadecimal; programs with the same one keep their weights on the chip together
     scratch_bytes: int
     instruction_bytes: int
     inputs: tuple[Layer, ...]
@@ -55,23 +55,10 @@ class Package:
     operator: int
     min_runtime: int
     compiler: str
+    cached_bytes: int  # weights that are sent once and stay on the chip
+    streamed_bytes: int  # weights that are sent for every inference
+    token: str | None  # hexadecimal; of the weights that stay on the chip, None when there are none
     executables: tuple[Executable, ...]
-
-    @property
-    def cached_bytes(self) -> int:
-        """Weights that are sent once and stay on the chip."""
-        return sum(each.parameter_bytes for each in self.executables if each.kind == "parameter caching")
-
-    @property
-    def streamed_bytes(self) -> int:
-        """Weights that are sent for every inference."""
-        return sum(each.parameter_bytes for each in self.executables if each.kind != "parameter caching")
-
-    @property
-    def token(self) -> int | None:
-        """Of the weights that stay on the chip, None when there are none."""
-        tokens = [each.token for each in self.executables if each.kind == "parameter caching"]
-        return tokens[0] if tokens else None
 
 
 @dataclass(frozen=True)
@@ -124,12 +111,18 @@ def _package(index: int, options: bytes) -> Package:
     if content[4:8] != b"DWN1":
         raise ValueError("no package")
     package = _Table.root(content)
-    programs = _Table.root(package.bytes(_EXECUTABLES))
+    listed = _Table.root(package.content(_EXECUTABLES)).contents(0)
+    programs = tuple(_executable(_Table.root(program)) for program in listed)
+    caching = [program for program in programs if program.kind == _KINDS[1]]
+    cached = sum(program.parameter_bytes for program in caching)
     return Package(
         operator=index,
         min_runtime=package.number(_MIN_RUNTIME, "<i"),
-        compiler=package.bytes(_COMPILER).decode("utf-8", errors="replace"),
-        executables=tuple(_executable(_Table.root(content)) for content in programs.list_of_bytes(0)),
+        compiler=package.content(_COMPILER).decode("utf-8", errors="replace"),
+        cached_bytes=cached,
+        streamed_bytes=sum(program.parameter_bytes for program in programs) - cached,
+        token=caching[0].token if caching else None,
+        executables=programs,
     )
 
 
@@ -137,10 +130,10 @@ def _executable(table: _Table) -> Executable:
     kind = table.number(_KIND, "<h")
     return Executable(
         kind=_KINDS[kind] if 0 <= kind < len(_KINDS) else f"kind {kind}",
-        parameter_bytes=len(table.bytes(_PARAMETERS)),
-        token=table.number(_TOKEN, "<Q"),
+        parameter_bytes=len(table.content(_PARAMETERS)),
+        token=f"{table.number(_TOKEN, '<Q'):016x}",
         scratch_bytes=table.number(_SCRATCH, "<i"),
-        instruction_bytes=sum(len(each.bytes(0)) for each in table.tables(_INSTRUCTIONS)),
+        instruction_bytes=sum(len(each.content(0)) for each in table.tables(_INSTRUCTIONS)),
         inputs=tuple(map(_layer, table.tables(_INPUTS))),
         outputs=tuple(map(_layer, table.tables(_OUTPUTS))),
         cycles=table.number(_CYCLES_64, "<q") or table.number(_CYCLES, "<i") or None,
@@ -148,7 +141,7 @@ def _executable(table: _Table) -> Executable:
 
 
 def _layer(table: _Table) -> Layer:
-    name = table.bytes(0).decode("utf-8", errors="replace")
+    name = table.content(0).decode("utf-8", errors="replace")
     return Layer(name, (table.number(2, "<i"), table.number(3, "<i"), table.number(4, "<i")), table.number(1, "<i"))
 
 
@@ -163,11 +156,11 @@ class _Table:
     def root(cls, data: bytes) -> _Table:
         return cls(data, _unpack("<I", data, 0))
 
-    def bytes(self, field: int) -> bytes:
+    def content(self, field: int) -> bytes:
         start, count = self._vector(field)
         return self._slice(start, count)
 
-    def list_of_bytes(self, field: int) -> list[bytes]:
+    def contents(self, field: int) -> list[bytes]:
         start, count = self._vector(field)
         self._slice(start, 4 * count)
         places = [start + 4 * item for item in range(count)]

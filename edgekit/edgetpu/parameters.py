@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
 
-from edgekit.edgetpu.rules import Operator
+from edgekit.edgetpu.limits import Operator
 
 MIB = 1 << 20
 SURE = int(5.5 * MIB)  # every compiled network up to here was cached whole, but for chains of many like layers

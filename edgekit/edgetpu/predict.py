@@ -6,6 +6,7 @@ prediction.operators[0].unit         # "tpu", "cpu" or "removed"
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,11 @@ from pathlib import Path
 from edgekit.convert.constants import read_constants, real_values
 from edgekit.convert.flatbuffer import Model, Subgraph, read_model
 from edgekit.edgetpu.compiled import CUSTOM_CODE
+from edgekit.edgetpu.limits import DOCUMENTED, OBSERVED, operator_of
 from edgekit.edgetpu.parameters import Parameters, predict_parameters
 from edgekit.edgetpu.partition import boundary, first_partition, live_operators
 from edgekit.edgetpu.payoff import Payoff, predict_payoff
-from edgekit.edgetpu.rules import OBSERVED, Support, operator_of, support
+from edgekit.edgetpu.rules import Support, support
 from edgekit.edgetpu.versions import COMPILER, Refusal, refusals
 from edgekit.errors import InputError
 
@@ -52,15 +54,15 @@ class Prediction:
     """All that is predicted of a model. `refused`: the compiler writes no file until these operators are gone."""
 
     compiler: str
+    on_tpu: int  # operators
+    on_cpu: int
+    removed: int
     operators: tuple[Unit, ...]
     refused: tuple[Refusal, ...]
     inputs: tuple[Boundary, ...]
     outputs: tuple[Boundary, ...]
     parameters: Parameters
     payoff: Payoff
-
-    def count(self, unit: str) -> int:
-        return sum(operator.unit == unit for operator in self.operators)
 
 
 def predict_file(path: Path) -> Prediction:
@@ -97,9 +99,14 @@ def predict(model: Model, values: Mapping[int, tuple[float, ...]] | None = None)
     inputs, outputs = ([Boundary(t.name, t.shape, t.dtype, t.data_bytes) for t in side] for side in (goes, comes))
     parameters = predict_parameters(operators[position] for position in on_tpu)
     moved = sum(tensor.bytes for tensor in (*inputs, *outputs))
+    units = _units(model, graph, alone, on_tpu, refused)
+    counts = Counter(unit.unit for unit in units)
     return Prediction(
         compiler=COMPILER,
-        operators=tuple(_units(model, graph, alone, on_tpu, refused)),
+        on_tpu=counts["tpu"],
+        on_cpu=counts["cpu"],
+        removed=counts["removed"],
+        operators=tuple(units),
         refused=tuple(refused),
         inputs=tuple(inputs),
         outputs=tuple(outputs),
@@ -126,7 +133,7 @@ def _units(
             words = ("cpu", "Operation version not supported", reason, "operator version", OBSERVED)
         elif len(model.subgraphs) > 1:
             reason = f"the model has {len(model.subgraphs)} graphs, the compiler takes one"
-            words = ("cpu", "More than one subgraph is not supported", reason, "one graph", "documented, unobserved")
+            words = ("cpu", "More than one subgraph is not supported", reason, "one graph", DOCUMENTED)
         else:
             reason = "supported, but behind an operator that runs on the CPU"
             words = ("cpu", "More than one subgraph is not supported", reason, "first partition", OBSERVED)

@@ -1,4 +1,4 @@
-"""Which operators the Edge TPU takes: one function per limit, each with where it is known from.
+"""Which operators the Edge TPU takes: one rule per limit, each with where it is known from.
 
 `observed`: real compilations show it, on both sides of the limit where there is one. `documented, unobserved`: only Coral's
 table of supported operations says so (coral.ai/docs/edgetpu/models-intro, the same as Axis' table for ARTPEC-7).
@@ -6,81 +6,14 @@ table of supported operations says so (coral.ai/docs/edgetpu/models-intro, the s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from math import prod
 
-from edgekit.convert.flatbuffer import OperatorInfo, Subgraph, TensorInfo
+from edgekit.edgetpu import limits
+from edgekit.edgetpu.limits import DOCUMENTED, OBSERVED, OPERATORS, Operator
 
-OBSERVED, DOCUMENTED = "observed", "documented, unobserved"
-
-SOFTMAX_MOST = 16_384  # values; the table says 16,000, 16,384 was mapped, nothing larger was seen
-TRANSPOSE_MOST = 100_000  # values; 57,600 was mapped, 104,000 (NHWC to NCHW) was not
-RESIZE_MOST = 8  # times as high or wide; 2 was mapped, 15.5 was not: where in between is not known
-
-# Constants of these types come as weights (int8, uint8), biases, axes and sizes (int32).
-_CONSTANT_TYPES = ("int8", "uint8", "int32")
-_WEIGHTS_AT = {"CONV_2D": 1, "DEPTHWISE_CONV_2D": 1, "FULLY_CONNECTED": 1, "TRANSPOSE_CONV": 1}
-
-# Operator -> whether a real compiler was seen to map it.
-OPERATORS = dict.fromkeys(
-    (
-        *("ADD", "AVERAGE_POOL_2D", "CONCATENATION", "CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "LOGISTIC"),
-        *("MAX_POOL_2D", "MEAN", "MUL", "PAD", "QUANTIZE", "RESHAPE", "RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR"),
-        *("SOFTMAX", "SPLIT", "STRIDED_SLICE", "SUB", "TILE", "TRANSPOSE", "UNIDIRECTIONAL_SEQUENCE_LSTM"),
-    ),
-    OBSERVED,
-) | dict.fromkeys(
-    (
-        *("EXPAND_DIMS", "L2_NORMALIZATION", "MAXIMUM", "MINIMUM", "PACK", "PRELU", "REDUCE_MAX", "REDUCE_MIN", "RELU"),
-        *("RELU6", "RELU_N1_TO_1", "RSQRT", "SLICE", "SPACE_TO_DEPTH", "SQUARED_DIFFERENCE", "SQUEEZE", "SUM", "TANH"),
-        "TRANSPOSE_CONV",
-    ),
-    DOCUMENTED,
-)
-
-# What to use instead of what people most often bring along.
-INSTEAD = {
-    "LEAKY_RELU": "use ReLU or ReLU6",
-    "HARD_SWISH": "use ReLU or ReLU6",
-    "ELU": "use ReLU or ReLU6",
-    "GELU": "use ReLU or ReLU6",
-    "ARG_MAX": "end the model before it and take the maximum in the program",
-    "CAST": "give the model uint8 or int8 inputs and outputs",
-    "DEQUANTIZE": "give the model int8 or uint8 outputs (no float outputs)",
-    "BATCH_MATMUL": "use fully connected layers or 1x1 convolutions with constant weights",
-    "TFLite_Detection_PostProcess": "expected: it runs on the CPU, at the end",
-}
-
-
-@dataclass(frozen=True)
-class Operator:
-    """What a limit looks at: an operator with its tensors (None: left out) and the values of its constants if known."""
-
-    info: OperatorInfo
-    inputs: tuple[TensorInfo | None, ...]
-    outputs: tuple[TensorInfo | None, ...]
-    values: Mapping[int, tuple[float, ...]]  # tensor index -> real values of a constant
-
-    @property
-    def tensors(self) -> tuple[TensorInfo, ...]:
-        return tuple(tensor for tensor in (*self.inputs, *self.outputs) if tensor is not None)
-
-    @property
-    def computed(self) -> tuple[TensorInfo, ...]:
-        return tuple(tensor for tensor in self.tensors if not tensor.constant)
-
-    def input(self, position: int) -> TensorInfo | None:
-        return self.inputs[position] if position < len(self.inputs) else None
-
-    def output(self) -> TensorInfo | None:
-        return self.outputs[0] if self.outputs else None
-
-    def whole_numbers(self, position: int) -> tuple[int, ...] | None:
-        """A constant input's values, None when it is no constant or its values were not given."""
-        tensor = self.input(position)
-        found = self.values.get(tensor.index) if tensor is not None else None
-        return None if found is None else tuple(int(value) for value in found)
+TABLE = "Coral's table of supported operations"
+UNSPECIFIED = "Operation is otherwise supported, but not mapped due to some unspecified limitation"
 
 
 @dataclass(frozen=True)
@@ -88,11 +21,11 @@ class Rule:
     """One limit: `broken` says what is wrong with an operator, None when it keeps the limit."""
 
     name: str
-    status: str  # the words of the compiler's log
+    broken: Callable[[Operator], str | None]
+    operators: frozenset[str] | None  # None: all
     evidence: str  # OBSERVED or DOCUMENTED
     source: str
-    operators: frozenset[str] | None  # None: all
-    broken: Callable[[Operator], str | None]
+    status: str = UNSPECIFIED  # the words of the compiler's log
 
 
 @dataclass(frozen=True)
@@ -106,244 +39,75 @@ class Support:
     evidence: str
 
 
-def operator_of(graph: Subgraph, info: OperatorInfo, values: Mapping[int, tuple[float, ...]]) -> Operator:
-    """The operator with its tensors looked up."""
-    inputs, outputs = (
-        tuple(graph.tensors[index] if index >= 0 else None for index in indexes)
-        for indexes in (info.inputs, info.outputs)
-    )
-    return Operator(info, inputs, outputs, values)
-
-
 def support(operator: Operator) -> Support:
     """The first rule that the operator breaks, or on what evidence it is supported."""
     name = operator.info.name
-    known = None if operator.info.custom else OPERATORS.get(name)
     for rule in RULES:
         if (rule.operators is None or name in rule.operators) and (reason := rule.broken(operator)) is not None:
             return Support(False, rule.name, rule.status, reason, rule.evidence)
-    assert known is not None, "the rule `operator` has let it pass"
-    return Support(True, "", "Mapped to Edge TPU", "", known)
+    return Support(True, "", "Mapped to Edge TPU", "", OPERATORS[name])  # the first rule lets no other name pass
 
 
-# --- limits of every operator ---------------------------------------------------------------------------------------
+def _every(name: str, broken: Callable[[Operator], str | None], evidence: str, source: str, status: str) -> Rule:
+    return Rule(name, broken, None, evidence, source, status)
 
 
-def _unknown(operator: Operator) -> str | None:
-    name = operator.info.name
-    if not operator.info.custom and name in OPERATORS:
-        return None
-    instead = f"; {INSTEAD[name]}" if name in INSTEAD else ""
-    return f"{'custom operators are' if operator.info.custom else f'{name} is'} not in the table{instead}"
+def _of(names: str, name: str, broken: Callable[[Operator], str | None], evidence: str, source: str) -> Rule:
+    return Rule(name, broken, frozenset(names.split()), evidence, source)
 
 
-def _data_type(operator: Operator) -> str | None:
-    for tensor in operator.computed:
-        state = tensor.is_variable or (operator.info.name == "UNIDIRECTIONAL_SEQUENCE_LSTM" and tensor.dtype == "int16")
-        if tensor.dtype not in ("int8", "uint8") and not state:
-            fix = "; give the model int8 or uint8 inputs and outputs" if operator.info.name == "QUANTIZE" else ""
-            return f"'{tensor.name}' is {tensor.dtype}, not int8 or uint8{fix}"
-    for tensor in operator.tensors:
-        if tensor.constant and tensor.dtype not in _CONSTANT_TYPES:
-            return f"constant '{tensor.name}' is {tensor.dtype}"
-    return None
-
-
-def _rank(operator: Operator) -> str | None:
-    for tensor in operator.computed:
-        if prod(tensor.shape[:-3]) > 1:
-            return f"'{tensor.name}' is {list(tensor.shape)}: only the last three sizes may be above 1"
-    return None
-
-
-def _static(operator: Operator) -> str | None:
-    for tensor in operator.computed:
-        free = any(size < 0 for size in (tensor.shape_signature or ())[1:])  # the batch may be free, it counts as 1
-        if free or any(size < 0 for size in tensor.shape[1:]):
-            return f"'{tensor.name}' has a size that is known only while running"
-    return None
-
-
-def _constant_weights(operator: Operator) -> str | None:
-    weights = operator.input(_WEIGHTS_AT[operator.info.name])
-    return None if weights is not None and weights.constant else "its weights are computed, not constants"
-
-
-# --- limits of one operator -----------------------------------------------------------------------------------------
-
-
-def _dilation(operator: Operator) -> str | None:
-    options, weights = operator.info.options, operator.input(1)
-    high, wide = options.get("dilation_h_factor", 1), options.get("dilation_w_factor", 1)
-    sizes = weights.shape[1:3] if weights is not None and len(weights.shape) == 4 else (2, 2)
-    if high == wide or 1 in sizes:  # along a kernel of size 1 a dilation means nothing
-        return None
-    return f"its dilations differ: {high} and {wide}"
-
-
-def _no_fused(operator: Operator) -> str | None:
-    fused = operator.info.options.get("fused_activation_function", "NONE")
-    return None if fused in ("NONE", 0) else f"{fused} is fused into it"
-
-
-def _concatenated_constant(operator: Operator) -> str | None:
-    constants = [tensor for tensor in operator.inputs if tensor is not None and tensor.constant]
-    if not constants:
-        return None
-    if len(operator.inputs) != 2:
-        return f"a constant is one of its {len(operator.inputs)} inputs; with one there may be only two"
-    return "its constant input is not zero everywhere" if any(operator.values.get(constants[0].index, ())) else None
-
-
-def _dense_format(operator: Operator) -> str | None:
-    return "its weights are shuffled" if operator.info.options.get("weights_format") else None
-
-
-def _one_dimension(operator: Operator) -> str | None:
-    output = operator.output()
-    if output is None or prod(output.shape[:-1]) <= 1:
-        return None
-    return f"its output {list(output.shape)} has more than one dimension"
-
-
-def _large_softmax(operator: Operator) -> str | None:
-    output = operator.output()
-    return None if output is None or prod(output.shape) <= SOFTMAX_MOST else f"{prod(output.shape)} values"
-
-
-def _large_transpose(operator: Operator) -> str | None:
-    output = operator.output()
-    if output is None or prod(output.shape) <= TRANSPOSE_MOST:
-        return None
-    return f"it moves {prod(output.shape):,} values, too many; keep the model NHWC, or end it before this operator"
-
-
-def _large_resize(operator: Operator) -> str | None:
-    data, output = operator.input(0), operator.output()
-    if data is None or output is None or len(data.shape) != 4 or len(output.shape) != 4:
-        return "it is no picture"
-    factor = max(new / max(old, 1) for old, new in zip(data.shape[1:3], output.shape[1:3], strict=True))
-    return None if factor <= RESIZE_MOST else f"{factor:.3g} times as large, too imprecise; resize by 2, several times"
-
-
-def _over_batch(operator: Operator) -> str | None:
-    data, axes = operator.input(0), operator.whole_numbers(1)
-    if data is None or axes is None:
-        return None
-    return "it reduces the batch" if {0, -len(data.shape)} & set(axes) else None
-
-
-def _mean_depth(operator: Operator) -> str | None:
-    data, axes = operator.input(0), operator.whole_numbers(1)
-    if data is None or axes is None or not data.shape or not {-1, len(data.shape) - 1} & set(axes):
-        return None
-    return f"it averages over {data.shape[-1]} channels, no multiple of 4" if data.shape[-1] % 4 else None
-
-
-def _pad_batch(operator: Operator) -> str | None:
-    data, output = operator.input(0), operator.output()
-    if data is None or output is None or not data.shape or data.shape[:1] == output.shape[:1]:
-        return None
-    return "it pads the batch"
-
-
-def _pack_batch(operator: Operator) -> str | None:
-    output, axis = operator.output(), operator.info.options.get("axis", 0)
-    return "it packs along the batch" if output is not None and axis in (0, -len(output.shape)) else None
-
-
-def _split_batch(operator: Operator) -> str | None:
-    data, axis = operator.input(1), operator.whole_numbers(0)
-    if data is None or axis is None:
-        return None
-    return "it splits the batch" if {0, -len(data.shape)} & set(axis) else None
-
-
-def _slope(operator: Operator) -> str | None:
-    alpha = operator.input(1)
-    if alpha is not None and alpha.constant and prod(alpha.shape[:-1]) <= 1:
-        return None
-    return "its alpha is not one number per channel; with Keras: shared_axes=[1, 2]"
-
-
-def _strides(operator: Operator) -> str | None:
-    options, strides = operator.info.options, operator.whole_numbers(3)
-    if options.get("ellipsis_mask") or options.get("new_axis_mask"):
-        return "it has an ellipsis or a new axis"
-    return f"its strides are {list(strides)}, not 1" if strides is not None and set(strides) - {1} else None
-
-
-# --- all of them, in the order in which they are looked at ----------------------------------------------------------
-
-_NOT = "Operation is otherwise supported, but not mapped due to some unspecified limitation"
-_TABLE = "Coral's table of supported operations"
-
-
-def _only(*names: str) -> frozenset[str]:
-    return frozenset(names)
-
-
+# In the order in which they are looked at.
 RULES = (
-    Rule(
-        *("operator", "Operation not supported", OBSERVED),
-        "Coral's table; ARG_MAX, CAST, DEQUANTIZE, DIV, FLOOR_DIV, GATHER_ND, SQRT, UNPACK and custom ones stay on the CPU",
-        *(None, _unknown),
+    _every(
+        "operator",
+        limits.unknown,
+        OBSERVED,
+        f"{TABLE}; ARG_MAX, CAST, DEQUANTIZE, DIV, FLOOR_DIV, GATHER_ND, SQRT, UNPACK, custom ones: seen on the CPU",
+        "Operation not supported",
     ),
-    Rule(
-        *("data type", "Operation is working on an unsupported data type", OBSERVED),
-        "float QUANTIZE and int32 RESHAPE, MUL, SUB, ADD and PACK stay on the CPU, requantizing int8 and uint8 does not",
-        *(None, _data_type),
+    _every(
+        "data type",
+        limits.data_type,
+        OBSERVED,
+        "float QUANTIZE and int32 RESHAPE, MUL, SUB, ADD and PACK stay on the CPU; int8 to uint8 does not",
+        "Operation is working on an unsupported data type",
     ),
-    Rule(
-        *("rank", "Tensor has unsupported rank (up to 3 innermost dimensions mapped)", DOCUMENTED, _TABLE),
-        *(None, _rank),
+    _every("rank", limits.rank, DOCUMENTED, TABLE, "Tensor has unsupported rank (up to 3 innermost dimensions mapped)"),
+    _every(
+        "static sizes", limits.static, DOCUMENTED, f"{TABLE}; a free batch with a concrete shape is mapped", UNSPECIFIED
     ),
-    Rule(
-        *("static sizes", "Operation is otherwise supported, but not mapped due to some unspecified limitation"),
-        *(OBSERVED, "Coral's table; a free batch with a concrete shape is mapped", None, _static),
+    _of(" ".join(limits.WEIGHTS_AT), "constant weights", limits.constant_weights, DOCUMENTED, TABLE),
+    _of(
+        "CONV_2D DEPTHWISE_CONV_2D",
+        "equal dilations",
+        limits.dilation,
+        DOCUMENTED,
+        f"{TABLE}; kernels of one row or column are mapped with any",
     ),
-    Rule("constant weights", _NOT, DOCUMENTED, _TABLE, frozenset(_WEIGHTS_AT), _constant_weights),
-    Rule(
-        *("equal dilations", _NOT, DOCUMENTED, f"{_TABLE}; kernels of one row or column with a dilation are mapped"),
-        *(_only("CONV_2D", "DEPTHWISE_CONV_2D"), _dilation),
+    _of("AVERAGE_POOL_2D MAX_POOL_2D CONCATENATION", "no fused activation", limits.no_fused, DOCUMENTED, TABLE),
+    _of("CONCATENATION", "zeros appended", limits.concatenated_constant, DOCUMENTED, TABLE),
+    _of("FULLY_CONNECTED", "weights format", limits.dense_format, DOCUMENTED, TABLE),
+    _of("FULLY_CONNECTED SOFTMAX", "one dimension", limits.one_dimension, DOCUMENTED, TABLE),
+    _of("SOFTMAX", "softmax size", limits.large_softmax, DOCUMENTED, f"{TABLE} says 16,000 values; 16,384 are mapped"),
+    _of(
+        "TRANSPOSE",
+        "transpose size",
+        limits.large_transpose,
+        OBSERVED,
+        "57,600 values are mapped, 104,000 are not; the limit set between them is estimated",
     ),
-    Rule(
-        *("no fused activation", _NOT, DOCUMENTED, _TABLE),
-        *(_only("AVERAGE_POOL_2D", "MAX_POOL_2D", "CONCATENATION"), _no_fused),
+    _of(
+        "RESIZE_BILINEAR RESIZE_NEAREST_NEIGHBOR",
+        "resize factor",
+        limits.large_resize,
+        OBSERVED,
+        "1 and 2 times are mapped, 15.5 and 33 (bilinear) are not; the limit set between them is estimated",
     ),
-    Rule("zeros appended", _NOT, DOCUMENTED, _TABLE, _only("CONCATENATION"), _concatenated_constant),
-    Rule("weights format", _NOT, DOCUMENTED, _TABLE, _only("FULLY_CONNECTED"), _dense_format),
-    Rule("one dimension", _NOT, DOCUMENTED, _TABLE, _only("FULLY_CONNECTED", "SOFTMAX"), _one_dimension),
-    Rule(
-        *("softmax size", _NOT, DOCUMENTED, f"{_TABLE} says 16,000 values; {SOFTMAX_MOST:,} are mapped"),
-        *(_only("SOFTMAX"), _large_softmax),
-    ),
-    Rule(
-        *(
-            "transpose size",
-            _NOT,
-            OBSERVED,
-            "57,600 values are mapped, 104,000 are not; the limit set between is estimated",
-        ),
-        *(_only("TRANSPOSE"), _large_transpose),
-    ),
-    Rule(
-        *(
-            "resize factor",
-            _NOT,
-            OBSERVED,
-            "1 and 2 times are mapped, 15.5 and 33 are not; the limit set between is estimated",
-        ),
-        *(_only("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR"), _large_resize),
-    ),
-    Rule(
-        *("batch kept", _NOT, DOCUMENTED, _TABLE),
-        *(_only("MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN"), _over_batch),
-    ),
-    Rule("mean over channels", _NOT, DOCUMENTED, _TABLE, _only("MEAN"), _mean_depth),
-    Rule("batch not padded", _NOT, DOCUMENTED, _TABLE, _only("PAD"), _pad_batch),
-    Rule("batch not packed", _NOT, DOCUMENTED, _TABLE, _only("PACK"), _pack_batch),
-    Rule("batch not split", _NOT, DOCUMENTED, _TABLE, _only("SPLIT"), _split_batch),
-    Rule("slope per channel", _NOT, DOCUMENTED, _TABLE, _only("PRELU"), _slope),
-    Rule("strides of 1", _NOT, DOCUMENTED, _TABLE, _only("STRIDED_SLICE"), _strides),
+    _of("MEAN SUM REDUCE_MAX REDUCE_MIN", "batch kept", limits.over_batch, DOCUMENTED, TABLE),
+    _of("MEAN", "mean over channels", limits.mean_depth, DOCUMENTED, TABLE),
+    _of("PAD", "batch not padded", limits.pad_batch, DOCUMENTED, TABLE),
+    _of("PACK", "batch not packed", limits.pack_batch, DOCUMENTED, TABLE),
+    _of("SPLIT", "batch not split", limits.split_batch, DOCUMENTED, TABLE),
+    _of("PRELU", "slope per channel", limits.slope, DOCUMENTED, TABLE),
+    _of("STRIDED_SLICE", "strides of 1", limits.strides, DOCUMENTED, TABLE),
 )
