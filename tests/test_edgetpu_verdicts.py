@@ -116,3 +116,18 @@ def limits_of(compiled) -> dict[str, float]:
 def _between(most, left) -> float:
     """Where two sides of a limit are known, the geometric mean; else what was mapped, or no limit if nothing was refused."""
     return (most * min(left)) ** 0.5 if left else (most if most > 1 else float("inf"))
+
+
+@pytest.mark.parametrize(
+    ("name", "published_ms"),
+    [
+        ("mobilenet_v2_1.0_224_quant", 2.6),
+        ("mobilenet_v1_1.0_224_quant_embedding_extractor", 2.4),
+        ("deeplabv3_mnv2_pascal_quant", 52),
+    ],
+)
+def test_published_times_lie_in_the_predicted_range(compiled, name, published_ms):
+    """coral.ai/docs/edgetpu/benchmarks, a USB 3 accelerator on a desktop; the extractor lacks MobileNet v1's last layer."""
+    spans = [predict(model).payoff.with_tpu_ms for said, model in compiled if said["model"] == name]
+
+    assert spans and all(least <= published_ms <= most for least, most in spans)
