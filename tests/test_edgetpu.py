@@ -95,8 +95,8 @@ def test_operators_that_nothing_needs_are_removed_and_decide_nothing(tmp_path):
 
 
 @pytest.mark.parametrize(("size", "unit"), [(16_384, "tpu"), (16_385, "cpu")])
-def test_softmax_has_a_largest_size(tmp_path, size, unit):
-    a, b = q("a", (1, size)), q("b", (1, size))
+def test_softmax_has_a_largest_width_not_a_largest_size(tmp_path, size, unit):
+    a, b = q("a", (1, 4, size)), q("b", (1, 4, size))
 
     assert units(predicted(tmp_path, [("SOFTMAX", [a], [b])], [a], [b])) == unit
 
@@ -114,6 +114,14 @@ def test_resizing_has_a_largest_factor(tmp_path, factor, unit):
     a, b = q("a", (1, 4, 4, 8)), q("b", (1, 4 * factor, 4 * factor, 8))
 
     steps = [("RESIZE_BILINEAR", [a, constant("s", [4 * factor] * 2, "int32")], [b])]
+    assert units(predicted(tmp_path, steps, [a], [b])) == unit
+
+
+@pytest.mark.parametrize(("side", "unit"), [(40, "tpu"), (512, "cpu")])
+def test_resizing_by_two_has_a_largest_picture(tmp_path, side, unit):
+    a, b = q("a", (1, side, side, 128 if side == 40 else 3)), q("b", (1, 2 * side, 2 * side, 128 if side == 40 else 3))
+
+    steps = [("RESIZE_NEAREST_NEIGHBOR", [a, constant("s", [2 * side] * 2, "int32")], [b])]
     assert units(predicted(tmp_path, steps, [a], [b])) == unit
 
 

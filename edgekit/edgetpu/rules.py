@@ -1,7 +1,8 @@
 """Which operators the Edge TPU takes: one rule per limit, each with where it is known from.
 
-`observed`: real compilations show it, on both sides of the limit where there is one. `documented, unobserved`: only Coral's
-table of supported operations says so (coral.ai/docs/edgetpu/models-intro, the same as Axis' table for ARTPEC-7).
+`observed`: real compilations show it, files with what the compiler made of them or logs that people published. `documented,
+unobserved`: only Coral's table of supported operations says so (coral.ai/docs/edgetpu/models-intro, the same as Axis' table for
+ARTPEC-7).
 """
 
 from __future__ import annotations
@@ -72,7 +73,13 @@ RULES = (
         "float QUANTIZE and int32 RESHAPE, MUL, SUB, ADD and PACK stay on the CPU; int8 to uint8 does not",
         "Operation is working on an unsupported data type",
     ),
-    _every("rank", limits.rank, DOCUMENTED, TABLE, "Tensor has unsupported rank (up to 3 innermost dimensions mapped)"),
+    _every(
+        "rank",
+        limits.rank,
+        OBSERVED,
+        f"{TABLE}; RESHAPE and PACK in a published log",
+        "Tensor has unsupported rank (up to 3 innermost dimensions mapped)",
+    ),
     _every(
         "static sizes", limits.static, DOCUMENTED, f"{TABLE}; a free batch with a concrete shape is mapped", UNSPECIFIED
     ),
@@ -87,8 +94,13 @@ RULES = (
     _of("AVERAGE_POOL_2D MAX_POOL_2D CONCATENATION", "no fused activation", limits.no_fused, DOCUMENTED, TABLE),
     _of("CONCATENATION", "zeros appended", limits.concatenated_constant, DOCUMENTED, TABLE),
     _of("FULLY_CONNECTED", "weights format", limits.dense_format, DOCUMENTED, TABLE),
-    _of("FULLY_CONNECTED SOFTMAX", "one dimension", limits.one_dimension, DOCUMENTED, TABLE),
-    _of("SOFTMAX", "softmax size", limits.large_softmax, DOCUMENTED, f"{TABLE} says 16,000 values; 16,384 are mapped"),
+    _of(
+        "SOFTMAX",
+        "softmax width",
+        limits.wide_softmax,
+        DOCUMENTED,
+        f"{TABLE} says 16,000 values in one dimension; 16,384 are mapped, and many rows of 16 (YOLOv9, published log)",
+    ),
     _of(
         "TRANSPOSE",
         "transpose size",
@@ -98,10 +110,11 @@ RULES = (
     ),
     _of(
         "RESIZE_BILINEAR RESIZE_NEAREST_NEIGHBOR",
-        "resize factor",
+        "resize size",
         limits.large_resize,
         OBSERVED,
-        "1 and 2 times are mapped, 15.5 and 33 (bilinear) are not; the limit set between them is estimated",
+        "1 and 2 times are mapped, 15.5 and 33 (bilinear) are not, nor twice 512x512 (google-coral/edgetpu#597); the "
+        "limits set between them are estimated",
     ),
     _of("MEAN SUM REDUCE_MAX REDUCE_MIN", "batch kept", limits.over_batch, DOCUMENTED, TABLE),
     _of("MEAN", "mean over channels", limits.mean_depth, DOCUMENTED, TABLE),
