@@ -267,7 +267,7 @@ def test_a_model_that_is_not_compiled_is_none(tmp_path):
     assert "nothing in it is compiled" in CliRunner().invoke(inspect_command, [str(path)]).output
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.data())
 def test_a_damaged_compiled_model_is_not_a_model_or_is_read(tmp_path_factory, data):
     content = bytearray(real("keras_lstm_mnist_ptq_edgetpu.tflite").read_bytes())
@@ -280,6 +280,22 @@ def test_a_damaged_compiled_model_is_not_a_model_or_is_read(tmp_path_factory, da
 
     with suppress(NotAModel):
         read_compiled(path)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_a_damaged_model_is_not_a_model_or_is_predicted(tmp_path_factory, data):
+    a, b, c = q("a", (1, 4, 4, 4)), q("b", (1, 4, 4, 4)), q("c", (1, 4))
+    steps = [("CONV_2D", [a, constant("w", np.ones((4, 3, 3, 4)))], [b])]
+    steps += [("MEAN", [b, constant("axes", [1, 2], "int32")], [c])]
+    content = bytearray(build(steps, inputs=[a], outputs=[c]))
+    for _ in range(data.draw(st.integers(1, 6))):
+        content[data.draw(st.integers(8, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path = tmp_path_factory.mktemp("damaged") / "model.tflite"
+    path.write_bytes(content)
+
+    with suppress(NotAModel):
+        predict_file(path)
 
 
 # --- whatever a model is --------------------------------------------------------------------------------------------
@@ -314,11 +330,11 @@ def models(draw):
     )
     ends = st.lists(index, max_size=3).map(tuple)
     graph = Subgraph("main", draw(ends), draw(ends), tensors, operators)
-    values = draw(st.dictionaries(index, st.lists(st.integers(-9, 9).map(float), max_size=4).map(tuple)))
+    values = draw(st.dictionaries(index, st.lists(st.integers(-9, 9).map(float) | st.floats(), max_size=4).map(tuple)))
     return Model("", 3, 0, 0, {}, (graph,) * draw(st.integers(1, 2))), values
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(models())
 def test_any_model_gets_a_unit_and_a_reason_for_each_operator(made):
     model, values = made

@@ -19,10 +19,9 @@ CUSTOM_CODE = "edgetpu-custom-op"
 _KINDS = ("stand alone", "parameter caching", "execution only")
 _DAMAGED = "the file is damaged or was not transferred completely; compile it again"
 _MIN_RUNTIME, _EXECUTABLES, _COMPILER = 0, 1, 4  # of a Package
-_NAME, _SCRATCH, _INSTRUCTIONS, _PARAMETERS, _INPUTS, _OUTPUTS, _CYCLES, _KIND, _TOKEN, _CYCLES_64 = (
-    *(1, 4, 5, 6, 8, 9),
-    *(11, 13, 14, 16),
-)
+_SCRATCH, _INSTRUCTIONS, _PARAMETERS, _INPUTS, _OUTPUTS = 4, 5, 6, 8, 9  # of an Executable
+_CYCLES, _KIND, _TOKEN, _CYCLES_64 = 11, 13, 14, 16
+_NAME, _BYTES, _Y, _X, _Z = 0, 1, 2, 3, 4  # of a Layer
 
 
 @dataclass(frozen=True)
@@ -71,10 +70,10 @@ class Compiled:
 
 def read_compiled(path: Path) -> Compiled | None:
     """What the compiler wrote, None when there is no Edge TPU operator in it. NotAModel when it cannot be read."""
-    data = path.read_bytes()
-    described = read_model(data).subgraphs[0]
+    described = read_model(path).subgraphs[0]
     if not any(operator.name == CUSTOM_CODE for operator in described.operators):
         return None
+    data = path.read_bytes()
     graph = _schema().Model.GetRootAs(data, 0).Subgraphs(0)
     packages = []
     for operator in described.operators:
@@ -141,8 +140,9 @@ def _executable(table: _Table) -> Executable:
 
 
 def _layer(table: _Table) -> Layer:
-    name = table.content(0).decode("utf-8", errors="replace")
-    return Layer(name, (table.number(2, "<i"), table.number(3, "<i"), table.number(4, "<i")), table.number(1, "<i"))
+    name = table.content(_NAME).decode("utf-8", errors="replace")
+    y, x, z = (table.number(field, "<i") for field in (_Y, _X, _Z))
+    return Layer(name, (y, x, z), table.number(_BYTES, "<i"))
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import prod
+from math import isfinite, prod
 
 from edgekit.convert.flatbuffer import OperatorInfo, Subgraph, TensorInfo
 
@@ -77,7 +77,9 @@ class Operator:
         """A constant input's values, None when it is no constant or its values were not given."""
         tensor = self.input(position)
         found = self.values.get(tensor.index) if tensor is not None else None
-        return None if found is None else tuple(int(value) for value in found)
+        if found is None or not all(map(isfinite, found)):  # a damaged scale makes anything of a constant
+            return None
+        return tuple(int(value) for value in found)
 
 
 def operator_of(graph: Subgraph, info: OperatorInfo, values: Mapping[int, tuple[float, ...]]) -> Operator:

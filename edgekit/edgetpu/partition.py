@@ -59,9 +59,7 @@ def boundary(graph: Subgraph, on_tpu: frozenset[int]) -> tuple[list[TensorInfo],
     made = dict.fromkeys(index for operator in inside for index in operator.outputs if index >= 0)
     read = dict.fromkeys(index for operator in inside for index in operator.inputs if index >= 0)
     live = live_operators(graph)
-    outside = {index for position in live - on_tpu for index in graph.operators[position].inputs if index >= 0} | set(
-        graph.outputs
-    )
+    outside = {index for position in live - on_tpu for index in graph.operators[position].inputs}.union(graph.outputs)
     goes = [graph.tensors[index] for index in read if index not in made]
     return (
         [tensor for tensor in goes if not tensor.constant and not tensor.is_variable],
