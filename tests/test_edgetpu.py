@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -165,6 +166,19 @@ def test_a_batch_and_computed_weights_stay_on_the_cpu(tmp_path):
 
     assert (first.unit, first.rule) == ("cpu", "rank")
     assert (second.unit, second.rule) == ("cpu", "constant weights")
+
+
+@pytest.mark.parametrize(
+    ("signature", "unit"),
+    [(None, "tpu"), ((-1, 4, 4, 3), "tpu"), ((4, -1, 4, 3), "tpu"), ((1, -1, -1, 3), "cpu"), ((-1, -1, 4, 3), "cpu")],
+)
+def test_only_the_batch_may_be_free(signature, unit):
+    a, b = q("a", (1, 4, 4, 3)), q("b", (1, 4, 4, 3))
+    model = read_model(build([("LOGISTIC", [a], [b])], inputs=[a], outputs=[b]))
+    graph = model.subgraphs[0]
+    free = replace(graph, tensors=tuple(replace(tensor, shape_signature=signature) for tensor in graph.tensors))
+
+    assert units(predict(replace(model, subgraphs=(free,)))) == unit
 
 
 def test_every_rule_names_where_it_is_from():

@@ -123,8 +123,8 @@ def rank(operator: Operator) -> str | None:
 
 def static(operator: Operator) -> str | None:
     for tensor in operator.computed:
-        free = any(size < 0 for size in (tensor.shape_signature or ())[1:])  # the batch may be free, it counts as 1
-        if free or any(size < 0 for size in tensor.shape[1:]):
+        free = sum(size < 0 for size in tensor.shape_signature or ())  # one is the batch, which TRANSPOSE may move
+        if free > 1 or any(size < 0 for size in tensor.shape[1:]):
             return f"'{tensor.name}' has a size that is known only while running"
     return None
 
