@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgekit.cli.edgetpu import show_compiled, show_prediction
 from edgekit.cli.show import json_option, show_facts, show_json, show_table, size_text
 
 if TYPE_CHECKING:
@@ -19,23 +20,34 @@ Examples:
   edgekit inspect bundle
   edgekit inspect model.tflite --operators
   edgekit inspect bundle --json
+  edgekit inspect model.tflite --edgetpu
+  edgekit inspect model_edgetpu.tflite
 """
 
 
 @click.command("inspect", epilog=EXAMPLES)
 @click.argument("path", type=click.Path(path_type=Path), metavar="BUNDLE|MODEL.tflite")
 @click.option("--operators", is_flag=True, help="One row for each operator instead of one for each kind.")
+@click.option("--edgetpu", is_flag=True, help="Predict what Coral's Edge TPU compiler would map, and why not the rest.")
 @json_option
-def inspect_command(path: Path, operators: bool, as_json: bool) -> None:
-    """Show operators with versions, dtypes, scales, sizes, multiply-accumulates and an estimate of the arena."""
+def inspect_command(path: Path, operators: bool, edgetpu: bool, as_json: bool) -> None:
+    """Show operators with versions, dtypes, scales, sizes, multiply-accumulates and an estimate of the arena.
+
+    Of a model that was compiled for the Edge TPU also what its program says: runtime, weights on the chip, what is left.
+    """
     from edgekit.convert.describe import model_summary, operator_table
     from edgekit.convert.flatbuffer import read_model
+    from edgekit.edgetpu.compiled import read_compiled
+    from edgekit.edgetpu.predict import predict_file
 
     bundle, files = _files(path)
     found = []
     for name, file in files.items():
         model = read_model(file)
-        found.append({"variant": name, **model_summary(model), "operator_table": operator_table(model)})
+        row = {"variant": name, **model_summary(model), "operator_table": operator_table(model)}
+        row["edgetpu_compiled"] = read_compiled(file)
+        row["edgetpu_predicted"] = predict_file(file) if edgetpu else None
+        found.append(row)
     if as_json:
         about = None if bundle is None else {"id": bundle.id, "sha256": bundle.digest, "manifest": bundle.manifest}
         show_json({"path": str(path), "bundle": about, "models": found})
@@ -46,6 +58,12 @@ def inspect_command(path: Path, operators: bool, as_json: bool) -> None:
         if index or bundle is not None:
             click.echo()
         _show_model(row, bundle.manifest.variant(row["variant"]) if bundle is not None else None, operators)
+        if row["edgetpu_compiled"] is not None:
+            show_compiled(row["edgetpu_compiled"])
+        elif row["variant"].endswith("_edgetpu.tflite"):
+            show_facts([("edge tpu", "nothing in it is compiled for it, whatever its name says")])
+        if row["edgetpu_predicted"] is not None:
+            show_prediction(row["edgetpu_predicted"])
 
 
 def show_qualities(qualities: Sequence[Quality], variant: str) -> None:
