@@ -63,7 +63,7 @@ def samples_used(text: str) -> int | None:
     type=samples_used,
     default="auto",
     metavar="N|auto",
-    help="Samples that make ranges, at most; default: auto, as many (to 500) as it takes until ranges no longer grow.",
+    help="Samples that make ranges, at most; default: auto, to 500: all for small networks, else until ranges stop growing.",
 )
 @click.option("--target", type=TARGET, help="The kind of board (see edgekit targets); default: any.")
 @click.option("--preprocess", "spec", type=FILE, help="TOML: how a raw input becomes what the model sees.")
