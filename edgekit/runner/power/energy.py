@@ -60,14 +60,16 @@ class Meter:
         if self._until_ms is None:
             self._until_ms = reading.at_ms
         late_ms = LATE * max(self._interval_ms, reading.every_ms)
+        if self._last is not None and reading.at_ms < self._last.at_ms:  # the clock jumped: begin again from here
+            self._last, self._until_ms = None, reading.at_ms
         last, value = self._last, reading.value
-        if value is None or reading.provenance == ABSENT or (last is not None and reading.at_ms < last.at_ms):
+        if value is None or reading.provenance == ABSENT:
             self._last = None
-            self._miss(max(reading.at_ms, self._until_ms))
+            self._miss(reading.at_ms)
             return
         if now_ms - reading.at_ms > late_ms:  # stale: it says nothing about now
             self._last = None
-            self._miss(max(now_ms, self._until_ms))
+            self._miss(now_ms)
             return
         if last is not None and reading.at_ms == last.at_ms:
             return
