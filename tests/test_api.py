@@ -75,7 +75,7 @@ def test_every_option_arrives(monkeypatch):
     monkeypatch.setattr(api, "convert_files", lambda *paths, **options: got.update(options))
     given = {name: f"given {name}" for name in inspect.signature(api.convert).parameters} | {"report": False}
     api.convert(**given)
-    wanted = {field.name for field in fields(Request)} - {"model", "output", "samples", "command"}
+    wanted = {field.name for field in fields(Request)} - {"model", "output", "samples", "command"} | {"progress"}
 
     assert set(got) == wanted
     assert {str(value).replace("given ", "") for value in got.values() if value} >= {"metric", "max_drop", "timeout"}

@@ -139,7 +139,7 @@ def test_where_one_quantizer_does_it_badly_the_next_one_is_asked(tmp_path, monke
     source = total(tmp_path / "source.tflite")
     x = 2 * random().normal(size=(60, 1, 16, 8)).astype(np.float32)
     (tmp_path / "c").mkdir()
-    monkeypatch.setattr(choose, "prepared", lambda model, folder: model)  # as it came: nothing is written otherwise
+    monkeypatch.setattr(choose, "prepared", lambda model, *rest: model)  # as it came: nothing is written otherwise
     choice = choose.choose(source, "int8", {"x": x}, tmp_path / "c")
 
     assert choice.made_by.startswith("litert-quantizer")
@@ -182,3 +182,17 @@ def test_a_model_that_needs_nothing_is_left_alone(tmp_path):
     operator(tmp_path / "one.tflite", "TANH", x)
 
     assert not prepare(unpacked((tmp_path / "one.tflite").read_bytes()))
+
+
+@pytest.mark.parametrize("mode", ["int8", "int16x8"])
+def test_a_squared_difference_has_kernels_in_both(tmp_path, mode):
+    """Layer normalization; LiteRT has an int8 kernel for it and none for int16."""
+    a, b, out = T("a", (1, 4, 6)), T("b", (1, 4, 1)), T("out", (1, 4, 6))
+    path = tmp_path / "sd.tflite"
+    names = {"a": "a", "b": "b", "y": "out"}
+    path.write_bytes(build([("SQUARED_DIFFERENCE", [a, b], [out])], inputs=[a, b], outputs=[out], names=names))
+    feeds = {name: random().normal(size=(40, *t.shape)).astype(np.float32) for name, t in (("a", a), ("b", b))}
+    choice = choose.choose(path, mode, feeds, tmp_path / "c", policy="min-max")
+    given = {name: array[:, 0] for name, array in feeds.items()}
+
+    assert sqnr_db([load(path)(given)], [load(choice.path)(given)]) > (70 if mode == "int16x8" else 35)

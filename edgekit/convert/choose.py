@@ -68,7 +68,7 @@ def choose(
     """
     if policy not in (AUTO, *POLICIES):
         raise InputError(f"no range policy is called {policy!r}", hint=f"there are: {', '.join((AUTO, *POLICIES))}")
-    model = prepared(float_model, folder)
+    model = prepared(float_model, folder, mode)
     if extremes is None or computed_floats(model) != computed_floats(float_model):  # preparing may add tensors
         extremes = measure_extremes(model, feeds)
     count = len(extremes.low)
@@ -102,11 +102,11 @@ def _best(model: Path, mode: str, feeds: Feeds, extremes: Extremes, folder: Path
     return Choice(best.policy, ranges, path, made_by, tuple(tried))
 
 
-def prepared(float_model: Path, folder: Path) -> Path:
-    """The model as the quantizers want it."""
+def prepared(float_model: Path, folder: Path, mode: str = "int8") -> Path:
+    """The model as the quantizers want it for that mode."""
     folder.mkdir(parents=True, exist_ok=True)
     model = unpacked(float_model.read_bytes())
-    if not prepare(model):
+    if not prepare(model, mode):
         return float_model
     (folder / "prepared.tflite").write_bytes(packed(model))
     return folder / "prepared.tflite"

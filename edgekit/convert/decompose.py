@@ -16,12 +16,15 @@ from edgekit.convert.rewrite import add_constant, add_operator, add_tensor, code
 _OPS = schema.BuiltinOperator
 
 
-def decompose(model: Any) -> bool:
-    """Rewrites the unpacked float `model`; says whether anything changed. Float answers may differ by rounding."""
+def decompose(model: Any, *, int16: bool = False) -> bool:
+    """Rewrites the unpacked float `model`; says whether anything changed. Float answers may differ by rounding.
+
+    `int16`: also what only int16 has no kernel of.
+    """
     graph = model.subgraphs[0]
     written: list[Any] = []
     for operator in graph.operators:
-        written += _parts(model, operator) or [operator]
+        written += _parts(model, operator, int16) or [operator]
     if len(written) == len(graph.operators):
         return False
     graph.operators = written
@@ -30,7 +33,7 @@ def decompose(model: Any) -> bool:
     return True
 
 
-def _parts(model: Any, operator: Any) -> list[Any]:
+def _parts(model: Any, operator: Any, int16: bool) -> list[Any]:
     """What is to be there instead of the operator; empty: itself."""
     if model.subgraphs[0].tensors[operator.outputs[0]].type != schema.TensorType.FLOAT32:
         return []
@@ -41,7 +44,19 @@ def _parts(model: Any, operator: Any) -> list[Any]:
         return _elu(model, operator)
     if code == _OPS.LOG and (x := _softplus_of(model, operator)) is not None:
         return _softplus(model, x, operator.outputs[0])
+    if code == _OPS.SQUARED_DIFFERENCE and int16:
+        return _squared_difference(model, operator)
     return []
+
+
+def _squared_difference(model: Any, operator: Any) -> list[Any]:
+    """(a - b) times itself: layer normalization has it."""
+    out = model.subgraphs[0].tensors[operator.outputs[0]]
+    difference = add_tensor(model, out.name + b"/difference", out.shape)
+    return [
+        add_operator(model, _OPS.SUB, operator.inputs, difference, schema.SubOptionsT()),
+        add_operator(model, _OPS.MUL, [difference, difference], operator.outputs[0], schema.MulOptionsT()),
+    ]
 
 
 def _sum(model: Any, operator: Any) -> list[Any]:

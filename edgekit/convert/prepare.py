@@ -18,9 +18,9 @@ _WITH_BIAS = {  # its index in their inputs is 2
 }
 
 
-def prepare(model: Any) -> bool:
-    """Makes of the unpacked float `model` what quantizers take, with the same answers; says if anything changed."""
-    return any([decompose(model), _as_products(model), _as_gathers(model), _own_biases(model)])
+def prepare(model: Any, mode: str = "int8") -> bool:
+    """Makes of the unpacked float `model` what quantizers take for that mode, with the same answers; says if it changed."""
+    return any([decompose(model, int16=mode == "int16x8"), _as_products(model), _as_gathers(model), _own_biases(model)])
 
 
 def _as_products(model: Any) -> bool:
