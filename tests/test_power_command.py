@@ -5,13 +5,15 @@ from __future__ import annotations
 import io
 import json
 import os
+import pty
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from board_trees import BoardTree
-from devices import refused, world
+from devices import PYTHON, refused, world
 
 import edgekit
 from edgekit.deploy.sensors import SENT, Sensors, _checked, open_sensors
@@ -169,6 +171,34 @@ def test_what_is_sent_runs_on_the_oldest_and_a_new_python_without_edgekit(tmp_pa
     assert [(r["name"], r["value"], r["provenance"]) for r in there["readings"]] == [
         (r["name"], r["value"], r["provenance"]) for r in here["readings"]
     ]
+
+
+@pytest.mark.slow
+def test_a_device_behind_ssh_is_asked_before_anything_was_deployed_to_it(sshd, command):
+    code, out, err = command("power", "show", "board", "--python", PYTHON, "--json", "--seconds", "0.3")
+
+    assert (code, err) == (0, "")
+    assert json.loads(out)["watched_ms"] >= 300
+    assert not sshd.root.exists()
+
+
+def test_a_terminal_shows_it_again_and_again_until_ctrl_c(device):
+    main, beside = pty.openpty()
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(PACKAGE.parent), *filter(None, sys.path)])}
+    show = [sys.executable, "-m", "edgekit.cli.main", "power", "show", str(device), "--seconds", "0.2"]
+    with subprocess.Popen(
+        show, stdin=beside, stdout=beside, stderr=beside, env=environment, start_new_session=True
+    ) as run:
+        os.close(beside)
+        seen = b""
+        while seen.count(b"device ") < 3:
+            seen += os.read(main, 4096)
+        run.send_signal(signal.SIGINT)
+        code = run.wait(timeout=20)
+    os.close(main)
+
+    assert code == 130
+    assert b"Traceback" not in seen
 
 
 # -- the table

@@ -403,6 +403,14 @@ def test_coral_on_pcie_tells_its_temperature(tree):
     assert tree("x86-mini-pc").readings()["apex_0", "temperature"].value == 44300
 
 
+def test_an_amd_processor_without_a_zone_is_read_from_its_hwmon(tree):
+    pc = tree("x86-mini-pc")
+    pc.write("class/hwmon/hwmon0/name", "k10temp\n")
+    pc.write("class/hwmon/hwmon0/temp1_input", "61375\n")
+
+    assert pc.readings()["k10temp", "temperature"].value == 61375
+
+
 def test_battery_power_has_no_sign_and_is_the_machine_only_while_it_discharges(tree):
     found = tree("laptop").readings()
 
@@ -446,6 +454,26 @@ def test_a_clock_that_jumps_back_asks_the_sensors_again(tree):
     hat.write("class/hwmon/hwmon1/power1_input", "4100000\n")
 
     assert next(r for r in board.look() if r.name == "ina219").value == 4_100_000
+
+
+def test_a_hat_is_believed_before_the_estimate_of_the_pmic(tree):
+    pi = tree("rpi5")
+    pi.write("class/hwmon/hwmon9/name", "ina219\n")
+    pi.write("class/hwmon/hwmon9/in1_input", "5100\n")
+    pi.write("class/hwmon/hwmon9/curr1_input", "2600\n")  # no power file: mV * mA
+    meter = main_meter(pi.board().look())
+
+    assert (meter.name, meter.value, meter.provenance) == ("ina219", 13_260_000, "measured")
+
+
+def test_a_right_to_ask_that_is_missing_is_said_and_is_no_missing_meter(tree):
+    pi = tree("rpi5")
+    from edgekit.runner.power.board import Board
+
+    board = Board(str(pi.sys), clock=pi.clock, ask=lambda _: (None, "permission denied: the group video may ask"))
+    power = next(r for r in board.look() if (r.name, r.quantity) == ("board", "power"))
+
+    assert (power.value, power.note) == (None, "permission denied: the group video may ask")
 
 
 # -- NVML

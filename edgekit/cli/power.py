@@ -12,7 +12,7 @@ from edgekit.cli.device import DEVICE, DEVICE_HELP, ask_host_key, device_options
 from edgekit.cli.show import show_facts, show_json, show_table
 
 
-@click.group("power")
+@click.group("power", epilog="\b\nExample:\n  edgekit power show pi@raspberrypi.local")
 def power_command() -> None:
     """Show what a device draws, how hot it is and how fast it runs."""
 
@@ -20,7 +20,8 @@ def power_command() -> None:
 @power_command.command(
     "show",
     epilog=DEVICE_HELP + "\n\b\nExamples:\n  edgekit power show pi@raspberrypi.local\n"
-    "  edgekit power show pi@raspberrypi.local --seconds 30 --json\n  edgekit power show local:.  this machine\n"
+    "  edgekit power show pi@raspberrypi.local --seconds 30 --json\n"
+    "  edgekit power show local:.                 this machine\n"
     "On the device itself: ROOT/current/run power",
 )
 @DEVICE

@@ -10,7 +10,7 @@ COLDEST_MC, HOTTEST_MC = -60_000, 150_000  # no chip works outside; -256000 is T
 
 
 def read_temperatures(sys: str, at_ms: int) -> list[Reading]:
-    """Every thermal zone by its type, and every Coral on PCIe. A Coral on USB has no sensor."""
+    """Every thermal zone by its type, AMD's k10temp, and every Coral on PCIe. A Coral on USB has no sensor."""
     readings = []
     for zone in matches(sys, "class/thermal/thermal_zone*"):
         name = read_text(os.path.join(zone, "type"))[0] or os.path.basename(zone)
@@ -22,6 +22,9 @@ def read_temperatures(sys: str, at_ms: int) -> list[Reading]:
                 name, "temperature", (reading.value, ""), at_ms, reading.source, provenance=ESTIMATED, every_ms=100
             )
         readings.append(reading)
+    for chip in matches(sys, "class/hwmon/hwmon*"):  # AMD's processors have no zone of their own
+        if read_text(os.path.join(chip, "name"))[0] == "k10temp":
+            readings.append(_temperature("k10temp", os.path.join(chip, "temp1_input"), at_ms))
     for device in matches(sys, "class/apex/apex_*"):
         readings.append(_temperature(os.path.basename(device), os.path.join(device, "temp"), at_ms))
     return readings
