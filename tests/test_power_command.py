@@ -18,7 +18,7 @@ from devices import PYTHON, refused, world
 import edgekit
 from edgekit.deploy.sensors import SENT, Sensors, _checked, open_sensors
 from edgekit.errors import DeviceError
-from edgekit.runner.power.table import power_lines, reading_rows, value_text
+from edgekit.runner.power.table import energy_text, power_lines, reading_rows, summary, value_text
 from edgekit.runner.power.watch import watch
 
 PACKAGE = Path(edgekit.__file__).parent
@@ -218,6 +218,37 @@ def test_the_table_of_a_pi5(tmp_path):
     assert any(line.split()[:5] == ["cpu-thermal", "temperature", "59.0", "°C", "measured"] for line in lines)
     assert any(line.split()[:5] == ["throttle", "word", "throttle", "0x0", "measured"] for line in lines)
     assert lines[-1] == "energy (board)  12.955 J in 1.0 s, estimated, mean 12.955 W"
+
+
+def test_below_the_table_stand_gaps_throttling_and_clocks():
+    energy = {"name": "x", "covers": "board", "energy_uj": 2_500_000, "power_uw": 1_250_000, "covered_ms": 2000,
+              "gap_ms": 500, "gaps": 1, "provenance": "measured"}  # fmt: skip
+    found = {
+        **ANSWER,
+        "main_meter": {"name": "x", "quantity": "power", "covers": "board"},
+        "energies": [energy],
+        "throttled_meanwhile": ["under-voltage"],
+        "time_in_state_ms": {"policy0": {1_500_000_000: 250, 2_400_000_000: 750}, "policy4": {}},
+    }
+
+    assert summary(found) == [
+        ("energy (board)", "2.500 J in 2.0 s, measured, mean 1.250 W; 0.5 s not measured, in a gap"),
+        ("throttled", "under-voltage"),
+        ("policy0", "1500 MHz 25 %, 2400 MHz 75 %"),
+    ]
+    assert energy_text({**energy, "energy_uj": None}) == "not measured"
+
+
+def test_a_counter_is_shown_as_its_mean_power():
+    reading = {**READING, "quantity": "energy", "unit": "uJ", "value": 10**12}
+    energy = {"name": "x", "covers": "", "energy_uj": 8_000_000, "power_uw": 8_000_000, "covered_ms": 1000, "gap_ms": 0,
+              "gaps": 0, "provenance": "measured"}  # fmt: skip
+    rows = reading_rows({**ANSWER, "watched_ms": 1000, "readings": [reading], "energies": [energy]})
+
+    one_look = reading_rows({**ANSWER, "readings": [reading]})
+
+    assert rows == [("x", "power", "8.000 W", "measured", "mean over 1.0 s, from its counter")]
+    assert one_look == [("x", "power", "-", "measured", "a counter: watch it for a while")]
 
 
 def test_what_nobody_can_tell_is_a_dash_and_its_reason():

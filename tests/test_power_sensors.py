@@ -7,6 +7,7 @@ import fcntl
 import json
 import math
 import os
+import re
 import struct
 from types import SimpleNamespace
 
@@ -149,6 +150,15 @@ def test_pi5_whose_pmic_fails_has_no_power_and_not_the_last_one(tree):
 
     assert first.value == 12954859
     assert (second.value, second.provenance) == (None, "absent")
+
+
+def test_pi5_whose_rails_all_say_nothing_has_a_dead_pmic(tree):
+    pi = tree("rpi5")
+    answer = pi.firmware.answers["pmic_read_adc"]
+    pi.firmware.answers["pmic_read_adc"] = re.sub(r"=[0-9.]+A", "=0.00000000A", answer)
+    power = pi.readings()["board", "power"]
+
+    assert (power.value, power.provenance, power.note) == (None, "absent", "0 W cannot be: the sensor is dead")
 
 
 def test_pi4_says_that_it_has_no_meter(tree):
@@ -425,6 +435,16 @@ def test_mice_and_usb_contracts_are_no_batteries(tree):
     assert {name for name, _ in tree("laptop").readings()} == {"BAT0", "BAT1"}
 
 
+def test_gauges_that_lost_their_count_are_absent(tree):
+    laptop = tree("laptop")
+    laptop.write("class/power_supply/BAT1/energy_now", "-7\n")
+    laptop.write("class/power_supply/BAT0/voltage_now", "0\n")
+    found = laptop.readings()
+
+    assert (found["BAT1", "stored"].value, found["BAT1", "stored"].note) == (None, "negative: the gauge is wrong")
+    assert found["BAT0", "power"].note == "0 V cannot be: the sensor is dead"
+
+
 def test_battery_that_discharges_at_nothing_is_a_dead_gauge(tree):
     laptop = tree("laptop")
     laptop.write("class/power_supply/BAT0/current_now", "0\n")
@@ -464,6 +484,16 @@ def test_a_hat_is_believed_before_the_estimate_of_the_pmic(tree):
     meter = main_meter(pi.board().look())
 
     assert (meter.name, meter.value, meter.provenance) == ("ina219", 13_260_000, "measured")
+
+
+def test_two_meters_of_a_kind_keep_their_names_apart(tree):
+    pi = tree("rpi4-ina219")
+    pi.write("class/hwmon/hwmon2/name", "ina219\n")
+    pi.write("class/hwmon/hwmon2/power1_input", "900000\n")
+    found = pi.readings()
+
+    assert found["ina219", "power"].value == 4_060_000
+    assert found["ina219 hwmon2", "power"].value == 900_000
 
 
 def test_a_right_to_ask_that_is_missing_is_said_and_is_no_missing_meter(tree):
@@ -538,6 +568,14 @@ def test_an_old_driver_without_the_energy_counter_still_tells_power():
 
     assert found["energy"].note == "not in this driver"
     assert found["power"].value == 71_250_000
+
+
+def test_a_card_that_does_not_open_is_left_out():
+    library = fake_nvml()
+    handle_of = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_uint, ctypes.POINTER(ctypes.c_void_p))
+    library.nvmlDeviceGetHandleByIndex_v2 = handle_of(lambda index, out: 15)  # it fell off the bus
+
+    assert read_gpus(library, 0) == []
 
 
 def test_no_driver_no_gpu():

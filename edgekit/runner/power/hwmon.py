@@ -18,9 +18,11 @@ def chips(sys: str, *names: str) -> list[str]:
 
 def read_meters(sys: str, at_ms: int, *, is_jetson: bool) -> list[Reading]:
     """Power of each single-channel meter; on a Jetson (INA238 of JetPack 7) that of its supply."""
-    readings = []
+    readings: list[Reading] = []
     for chip in chips(sys, *METERS):
         name = _label(chip) or ("VIN" if is_jetson else read_text(os.path.join(chip, "name"))[0] or "meter")
+        if any(reading.name == name for reading in readings):  # a second one of its kind
+            name = f"{name} {os.path.basename(chip)}"
         path = os.path.join(chip, "power1_input")
         found = read_int(path)
         if found[1] == "not there":  # mV * mA

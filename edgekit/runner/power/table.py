@@ -41,7 +41,8 @@ def reading_rows(found: Mapping[str, Any]) -> list[tuple[str, ...]]:
         if quantity == "energy" and row["value"] is not None:
             mean = powers.get((row["name"], row["covers"]), {}).get("power_uw")
             row.update(value=mean, unit="uW")
-            quantity, note = "power", note or f"mean over {found['watched_ms'] / 1000:.1f} s, from its counter"
+            told = f"mean over {found['watched_ms'] / 1000:.1f} s, from its counter"
+            quantity, note = "power", note or (told if mean is not None else "a counter: watch it for a while")
         if row["age_ms"] > 1000:
             note = "; ".join(filter(None, (f"{row['age_ms'] / 1000:.1f} s old", note)))
         rows.append((row["name"], quantity, value_text(row), row["provenance"], note))
@@ -56,7 +57,8 @@ def energy_text(energy: Mapping[str, Any]) -> str:
     if energy["power_uw"] is not None:
         text += f", mean {energy['power_uw'] / 1e6:.3f} W"
     if energy["gap_ms"]:
-        text += f"; {energy['gap_ms'] / 1000:.1f} s in {energy['gaps']} gaps not measured"
+        gaps = "a gap" if energy["gaps"] == 1 else f"{energy['gaps']} gaps"
+        text += f"; {energy['gap_ms'] / 1000:.1f} s not measured, in {gaps}"
     return text
 
 

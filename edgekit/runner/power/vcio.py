@@ -19,7 +19,9 @@ DEVICES = (
     "/dev/vcio",
 )  # the first, where there is one, allows nothing else and needs no more rights
 TAG = 0x00030080
-TEXT = 4096  # bytes of the buffer that takes the command and gives the answer
+TEXT = (
+    4096  # bytes of the command or the answer, the firmware's most; less makes the ioctl fail (raspberrypi/utils#187)
+)
 _HEAD = struct.Struct("=6I")  # size, code, tag, bytes of text, bytes asked, error
 _DONE = 0x80000000
 _REQUEST = (3 << 30) | (struct.calcsize("P") << 16) | (100 << 8)  # _IOWR(100, 0, char *)
