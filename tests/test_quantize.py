@@ -18,7 +18,7 @@ from edgekit.convert.choose import best_of
 from edgekit.convert.describe import full_int8_findings
 from edgekit.convert.flatbuffer import read_model
 from edgekit.convert.held_out import Tried
-from edgekit.convert.modes import BACK_ENDS, MODES
+from edgekit.convert.modes import BACK_ENDS
 from edgekit.convert.ranges import least_error, min_max, percentile, quantile
 from edgekit.convert.tflite_file import fed, take_tflite
 from edgekit.errors import BundleError, ConversionError, InputError, NotAModel, SamplesError
@@ -332,7 +332,7 @@ def test_an_operator_that_no_quantizer_takes_is_written_as_one_that_they_do(tmp_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", [mode for mode in MODES if mode != "float32"])
+@pytest.mark.parametrize("mode", [mode for mode in BACK_ENDS if mode != "float32"])
 def test_every_quantizer_of_a_mode_makes_it(model, feeds, tmp_path, mode):
     """tensorflow needs 5 s to start."""
     pytest.importorskip("litert_quantizer")

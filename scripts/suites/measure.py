@@ -36,10 +36,10 @@ def is_trained(folder: Path) -> bool:
     return (folder / "made.json").is_file()
 
 
-def train(name: str, folder: Path, *, quick: bool) -> None:
-    """Trains the network into `folder`; `quick`: one epoch only."""
+def train(name: str, folder: Path, *, epochs: int | None) -> None:
+    """Trains the network into `folder`, for so many epochs or its own number."""
     folder.mkdir(parents=True, exist_ok=True)
-    _child(["-m", "suites.train", name, str(folder), *(["--quick"] if quick else [])], folder / "train.log")
+    _child(["-m", "suites.train", name, str(folder), *([str(epochs)] if epochs else [])], folder / "train.log")
 
 
 def compared(name: str, folder: Path, modes: Sequence[str] = MODES) -> dict[str, Any]:

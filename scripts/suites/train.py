@@ -34,11 +34,11 @@ class Training:
     batch: int = 32
 
 
-def train(name: str, folder: Path, *, quick: bool) -> None:
+def train(name: str, folder: Path, *, epochs: int | None = None) -> None:
     """model.keras, samples.npz (calibration: of the training data), evaluate.npz (held out, with labels), made.json."""
     keras.utils.set_random_seed(SEED)
     training: Training = getattr(importlib.import_module(f"suites.{NETWORKS[name].family}"), name)()
-    epochs = 1 if quick else training.epochs
+    epochs = epochs or training.epochs
     started = time.perf_counter()
     steps = epochs * -(-len(training.y) // training.batch)
     rate = keras.optimizers.schedules.CosineDecay(training.rate, steps)
@@ -54,4 +54,4 @@ def train(name: str, folder: Path, *, quick: bool) -> None:
 
 
 if __name__ == "__main__":
-    train(sys.argv[1], Path(sys.argv[2]), quick="--quick" in sys.argv)
+    train(sys.argv[1], Path(sys.argv[2]), epochs=int(sys.argv[3]) if sys.argv[3:] else None)
