@@ -156,7 +156,7 @@ print(json.dumps(watch(Board(sys.argv[1]), 0)))
 def test_what_is_sent_runs_on_the_oldest_and_a_new_python_without_edgekit(tmp_path, version, name):
     from test_runner_imports import find_python
 
-    from edgekit.deploy.session import packed_sources
+    from edgekit.deploy.transport import packed_sources
 
     board = BoardTree(name, tmp_path)
     done = subprocess.run(

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from edgekit.deploy.address import Address
-from edgekit.deploy.session import Session, open_session, packed_sources, plain, refuse_host_key
-from edgekit.deploy.transport import AskHostKey
+from edgekit.deploy.session import Session, open_session, plain, refuse_host_key
+from edgekit.deploy.transport import AskHostKey, packed_sources
 from edgekit.errors import DeviceError
 
 # in the order in which they import one another

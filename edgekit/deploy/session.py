@@ -15,7 +15,7 @@ from typing import Any
 
 from edgekit import errors
 from edgekit.deploy.address import Address, Local, check_python
-from edgekit.deploy.transport import AskHostKey, Channel, open_channel
+from edgekit.deploy.transport import AskHostKey, Channel, open_channel, packed_sources
 from edgekit.errors import DeviceError, DeviceRefused, DeviceUnreachable, DeviceUnsupported, EdgekitError
 from edgekit.platforms import Platform
 
@@ -299,10 +299,3 @@ def _packed_probe() -> bytes:
 @cache
 def _packed_agent() -> bytes:
     return packed_sources(tuple(f"edgekit.deploy.{name}" for name in AGENT))
-
-
-def packed_sources(modules: tuple[str, ...]) -> bytes:
-    """edgekit's own modules as they are sent, in the order in which they import one another; the last one has `serve`."""
-    package = Path(__file__).parents[1]
-    files = ((name, package.joinpath(*name.split(".")[1:]).with_suffix(".py")) for name in modules)
-    return zlib.compress(json.dumps([(name, file.read_text("utf-8")) for name, file in files]).encode(), 9)
