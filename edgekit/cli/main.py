@@ -28,6 +28,7 @@ COMMANDS = {
     "rollback": "edgekit.cli.device",
     "remove": "edgekit.cli.device",
     "samples": "edgekit.cli.samples",
+    "power": "edgekit.cli.power",
     "targets": "edgekit.cli.targets",
     "completion": "edgekit.cli.completion",
 }
@@ -43,6 +44,7 @@ HELP = {
     "rollback": "Make a device's previous release current again.",
     "remove": "Take everything of edgekit's off a device.",
     "samples": "Fetch the inputs that a device recorded, to convert with them.",
+    "power": "Show what a device draws, how hot it is and how fast it runs.",
     "targets": "List the kinds of board edgekit knows.",
     "completion": "Print the completion script for your shell.",
 }

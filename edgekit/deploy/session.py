@@ -15,7 +15,7 @@ from typing import Any
 
 from edgekit import errors
 from edgekit.deploy.address import Address, Local, check_python
-from edgekit.deploy.transport import AskHostKey, Channel, open_channel
+from edgekit.deploy.transport import AskHostKey, Channel, open_channel, packed_sources
 from edgekit.errors import DeviceError, DeviceRefused, DeviceUnreachable, DeviceUnsupported, EdgekitError
 from edgekit.platforms import Platform
 
@@ -62,8 +62,9 @@ class Hello:
 class Session:
     """A device that listens. `hello` is known from the start; the agent is sent with the first request."""
 
-    def __init__(self, channel: Channel, address: Address, python: str) -> None:
+    def __init__(self, channel: Channel, address: Address, python: str, agent: bytes | None = None) -> None:
         self._channel = channel
+        self._packed_agent = _packed_agent() if agent is None else agent
         self._address = address
         self._python = python
         self._has_agent = False
@@ -103,8 +104,8 @@ class Session:
     def _send_request(self, operation: str, **arguments: Any) -> None:
         self._operation = operation
         if not self._has_agent:
-            self._send({"agent": len(_packed_agent())})
-            self._write(_packed_agent())
+            self._send({"agent": len(self._packed_agent)})
+            self._write(self._packed_agent)
             self._has_agent = True
         self._send({"op": operation, **arguments})
 
@@ -250,10 +251,15 @@ class Session:
 
 
 @contextmanager
-def open_session(address: Address, *, python: str = "python3", ask: AskHostKey = refuse_host_key) -> Iterator[Session]:
-    """A session with the device. Raises DeviceError if there is none to be had, DeviceUnsupported for an old Python."""
+def open_session(
+    address: Address, *, python: str = "python3", ask: AskHostKey = refuse_host_key, agent: bytes | None = None
+) -> Iterator[Session]:
+    """A session with the device. Raises DeviceError if there is none to be had, DeviceUnsupported for an old Python.
+
+    `agent` is what answers there, as `packed_sources` makes it; None is the one that deploys.
+    """
     with open_channel(address, python=check_python(python), ask=ask) as channel:
-        session = Session(channel, address, python)
+        session = Session(channel, address, python, agent)
         hello = session.hello
         if hello.python < OLDEST_PYTHON:
             found = ".".join(str(part) for part in hello.python)
@@ -292,4 +298,4 @@ def _packed_probe() -> bytes:
 
 @cache
 def _packed_agent() -> bytes:
-    return zlib.compress(json.dumps([(f"edgekit.deploy.{name}", _source(name)) for name in AGENT]).encode(), 9)
+    return packed_sources(tuple(f"edgekit.deploy.{name}" for name in AGENT))

@@ -1,4 +1,4 @@
-"""`python3 -m edgekit.runner`: infer, check and bench a release on the machine it is on.
+"""`python3 -m edgekit.runner`: infer, check and bench a release on the machine it is on, and read its power sensors.
 
 Exit codes as in edgekit.errors.
 """
@@ -21,6 +21,7 @@ EXAMPLES = """examples:
   python3 -m edgekit.runner infer RELEASE *.npy --record        also keep the inputs, to convert with
   python3 -m edgekit.runner check RELEASE                       golden vectors: exit 5 if they do not agree
   python3 -m edgekit.runner bench RELEASE --runs 1000           latency and cold start, measured here
+  python3 -m edgekit.runner power --seconds 5                   power, heat and clocks of this machine
 RELEASE is a release or bundle folder; infer also takes a bare .tflite."""
 
 
@@ -92,6 +93,12 @@ def _bench_options(parser: argparse.ArgumentParser) -> None:
 def _first_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("release")
     parser.add_argument("--variant")
+
+
+def _power_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("release", nargs="?", help="not needed; what `run power` gives")
+    parser.add_argument("--seconds", type=_seconds, default=1.0, help="how long to watch (default 1; 0 is one look)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _infer(options: Any) -> None:
@@ -169,6 +176,19 @@ def _bench(options: Any) -> None:
         )
 
 
+def _power(options: Any) -> None:
+    from edgekit.runner.power.board import Board
+    from edgekit.runner.power.table import power_lines
+    from edgekit.runner.power.watch import watch
+
+    found = watch(Board(), options.seconds)
+    if options.json:
+        _print_json(found)
+        return
+    for line in power_lines(found):
+        print(line)
+
+
 def _first(options: Any) -> None:
 
     from edgekit.bundle import read_bundle
@@ -196,10 +216,21 @@ def _positive(text: str) -> int:
     return value
 
 
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 86400:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0 to 86400")
+    return value
+
+
 _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[Any], None]]] = {
     "infer": ("answer to input files", _infer_options, _infer),
     "check": ("compare with the golden vectors", _check_options, _check),
     "bench": ("measure latency and cold start", _bench_options, _bench),
+    "power": ("show power, heat and clocks of this machine", _power_options, _power),
     "first": ("", _first_options, _first),  # what `bench` starts to time a cold start; not listed
 }
 
