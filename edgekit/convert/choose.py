@@ -93,7 +93,7 @@ def _best(model: Path, mode: str, feeds: Feeds, extremes: Extremes, folder: Path
             tried += trial.judge(list(BY_HISTOGRAMS), last)
         best = best_of(tried)
         if best.policy != UNCHOSEN:
-            pair = trial.judge((UNCHOSEN, best.policy), [0, *last])
+            pair = trial.judge((UNCHOSEN, best.policy), [0])
             tried = [next((two for two in pair if two.policy == one.policy), one) for one in tried]
             best = best_of(pair)
     if best.sqnr_db <= NOT_RUNNING_DB:
