@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -350,12 +351,13 @@ def test_a_disk_without_a_byte_left_can_still_be_cleaned(small_disk: Path, tiny_
 def small_reserve() -> Iterator[None]:
     """On a disk of 24 MB, 16 cannot stay free: the agent that is sent keeps less."""
     assert store.RESERVE == 16 << 20
-    source = session._source
+    packed = zlib.decompress
+    sent = session._packed_agent()
+    keeps_less = zlib.compress(packed(sent).replace(b"RESERVE = 16 << 20", b"RESERVE = 1 << 20"), 9)
+    assert len(packed(keeps_less)) < len(packed(sent))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session, "_source", lambda name: source(name).replace("RESERVE = 16 << 20", "RESERVE = 1 << 20"))
-        session._packed_agent.cache_clear()
+        patch.setattr(session, "_packed_agent", lambda: keeps_less)
         yield
-    session._packed_agent.cache_clear()
 
 
 @pytest.mark.slow

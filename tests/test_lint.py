@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 pytest.importorskip("ai_edge_litert", reason="pip install 'edgekit[convert]'")
@@ -414,6 +414,7 @@ places = st.lists(st.integers(-1, 5), max_size=4)
     ),
 )
 @settings(deadline=None, max_examples=200)
+@example([("LOGISTIC", [], [0]), ("MUL", [0, 0], [0])], [[]] * 6, {})  # a gate that reads nothing
 def test_no_graph_however_odd_makes_the_lint_crash(steps, shapes, ranges):
     model = read_model(classifier())
     some = model.subgraphs[0].tensors[0]

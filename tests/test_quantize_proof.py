@@ -139,6 +139,7 @@ keras.applications.EfficientNetB0(weights=None, input_shape=(96, 96, 3), classes
 """
 
 
+@pytest.mark.long
 def test_efficientnet_is_full_int8_and_no_worse_than_with_min_max(tmp_path):
     """EfficientNet-B0 untrained: training it takes longer than a test may. Says nothing of trained weights."""
     source = tmp_path / "efficientnet.keras"

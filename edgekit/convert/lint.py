@@ -119,7 +119,8 @@ def _is_silu(wiring: Wiring, operator: OperatorInfo) -> bool:
         return False
     for gate, x in (operator.inputs, operator.inputs[::-1]):
         writer = wiring.writer.get(gate)
-        if writer is not None and writer.name == "LOGISTIC" and wiring.origin(writer.inputs[0]) == wiring.origin(x):
+        read = writer.inputs[:1] if writer is not None and writer.name == "LOGISTIC" else ()
+        if read and wiring.origin(read[0]) == wiring.origin(x):
             return True
     return False
 
