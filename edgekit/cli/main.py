@@ -27,6 +27,7 @@ COMMANDS = {
     "status": "edgekit.cli.device",
     "rollback": "edgekit.cli.device",
     "remove": "edgekit.cli.device",
+    "host-key": "edgekit.cli.host_key",
     "samples": "edgekit.cli.samples",
     "power": "edgekit.cli.power",
     "targets": "edgekit.cli.targets",
@@ -43,6 +44,7 @@ HELP = {
     "status": "Show what is installed on a device.",
     "rollback": "Make a device's previous release current again.",
     "remove": "Take everything of edgekit's off a device.",
+    "host-key": "Show a device's host key; replace it on file when it changed.",
     "samples": "Fetch the inputs that a device recorded, to convert with them.",
     "power": "Show what a device draws, how hot it is and how fast it runs.",
     "targets": "List the kinds of board edgekit knows.",
@@ -73,7 +75,7 @@ class _Lazy(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module = importlib.import_module(COMMANDS[cmd_name])
-        command = getattr(module, f"{cmd_name}_command")
+        command = getattr(module, f"{cmd_name.replace('-', '_')}_command")
         assert isinstance(command, click.Command)
         return command
 
