@@ -77,7 +77,7 @@ def launcher_script(python: str) -> str:
     )
     start = f"exec {shlex.quote(python)} -s -c {shlex.quote(main)}"
     return f"""#!/bin/sh
-# runs this release: run infer INPUT..., run check, run bench, run power
+# runs this release: run infer INPUT..., run check, run bench, run serve, run power
 here=$(dirname "$(readlink -f "$0")")
 PYTHONPATH="$here:$here/site"
 export PYTHONPATH
