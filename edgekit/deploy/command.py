@@ -33,26 +33,5 @@ def run(command: Sequence[str], timeout_s: float = COMMAND_S) -> tuple[int, str,
     return done.returncode, done.stdout.decode(errors="replace"), lines[-1] if lines else f"exit code {done.returncode}"
 
 
-def detach(command: Sequence[str], log: str) -> None:
-    """Starts a program that outlives us: no parent, no session, none of our files (a lock among them)."""
-    child = os.fork()
-    if child:
-        os.waitpid(child, 0)
-        return
-    try:
-        os.setsid()
-        if os.fork():
-            os._exit(0)
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
-        os.dup2(out, 1)
-        os.dup2(out, 2)
-        os.closerange(3, 4096)
-        os.chdir("/")
-        os.execv(command[0], list(command))  # noqa: S606  as everywhere here: no shell
-    finally:
-        os._exit(127)
-
-
 def runtime_folder() -> str:
     return os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.geteuid()}"

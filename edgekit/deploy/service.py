@@ -1,7 +1,7 @@
 """On the device: what keeps a runner running and takes back what does not run: systemd's system units, a user's, or neither.
 
     service = find_service(root, "auto")        # what was installed for this root, else what is possible here
-    service.install(agent_path)                 # after the release lies there, before it becomes current
+    service.install(root, agent_path)           # after the release lies there, before it becomes current
     service.start_guard(agent_path, release, window_s=60)
     service.restart()
 
@@ -11,28 +11,11 @@ Sent together with the agent; standard library only, Python >= 3.9.
 
 from __future__ import annotations
 
-import os
-import re
-import sys
 from typing import Any, Protocol
 
-from edgekit.deploy.command import detach
-from edgekit.deploy.disk import ID, OUR_FAULT, Refused, checked, delete
+from edgekit.deploy.disk import OUR_FAULT, Refused
+from edgekit.deploy.guard import start_process
 from edgekit.deploy.systemd import Systemd, why_not
-from edgekit.deploy.units import agent_command
-
-_WATCH = """
-import os, sys, time
-flag, end = sys.argv[1], time.clock_gettime(time.CLOCK_BOOTTIME) + float(sys.argv[2])
-left = end - time.clock_gettime(time.CLOCK_BOOTTIME)
-while left > 0:
-    if not os.path.exists(flag): sys.exit(0)
-    time.sleep(min(0.5, left))
-    left = end - time.clock_gettime(time.CLOCK_BOOTTIME)
-try: os.unlink(flag)
-except FileNotFoundError: sys.exit(0)
-os.execv(sys.argv[3], sys.argv[3:])
-"""
 
 
 class Service(Protocol):
@@ -41,7 +24,7 @@ class Service(Protocol):
     kind: str  # "system", "user" or "none"
     socket: str | None  # where the runner listens; None: none is kept running
 
-    def install(self, agent_path: str) -> list[str]:
+    def install(self, root: str, agent_path: str) -> list[str]:
         """Makes it start with the machine; what was changed for that, in words."""
 
     def restart(self) -> None:
@@ -57,13 +40,19 @@ class Service(Protocol):
         """{"active": bool, "pid": int | None, "restarts": int, "result": str}; restarts since the last `restart`."""
 
     def start_guard(self, agent_path: str, release: str, window_s: float) -> None:
-        """In `window_s` the agent's file is run as `guard ROOT RELEASE`, whatever becomes of us."""
+        """In `window_s` the agent's file is run as `guard RELEASE`, whatever becomes of us."""
 
     def cancel_guard(self, release: str) -> None:
         """It is not."""
 
-    def logs(self, lines: int, cursor: str | None = None) -> tuple[list[str], str | None]:
-        """The last lines, or those after `cursor`, and where they end."""
+    def logs(self, lines: int) -> list[str]:
+        """What it and what guards it said last; nothing if we may not read it."""
+
+    def read_log(self, lines: int, cursor: str | None) -> tuple[list[str], str | None]:
+        """The last lines, or all that came after `cursor`; and a cursor for what will come. None: nothing is kept.
+
+        Raises Refused if we may not read it.
+        """
 
 
 def find_service(root: str, wanted: str = "auto") -> Service:
@@ -97,7 +86,7 @@ class Unkept:
     def __init__(self, root: str) -> None:
         self.root = root
 
-    def install(self, agent_path: str) -> list[str]:
+    def install(self, root: str, agent_path: str) -> list[str]:
         return []
 
     def restart(self) -> None:
@@ -107,34 +96,19 @@ class Unkept:
         pass
 
     def remove(self) -> None:
-        delete(os.path.join(self.root, "run"))  # a guard that finds its flag gone ends
+        pass
 
     def state(self) -> dict[str, Any]:
         return {"active": False, "pid": None, "restarts": 0, "result": "none"}
 
     def start_guard(self, agent_path: str, release: str, window_s: float) -> None:
-        os.makedirs(os.path.join(self.root, "run"), mode=0o700, exist_ok=True)
-        flag = self._flag(release)
-        with open(flag, "w"):
-            pass
-        command = agent_command(sys.executable, agent_path, "guard", self.root, release)
-        watch = [sys.executable, "-I", "-c", _WATCH, flag, f"{window_s:.3f}", *command]
-        detach(watch, os.path.join(self.root, "run", "log"))
+        start_process(agent_path, release)
 
     def cancel_guard(self, release: str) -> None:
-        delete(self._flag(release))
+        """It looks every second whether its trial is still on."""
 
-    def logs(self, lines: int, cursor: str | None = None) -> tuple[list[str], str | None]:
-        """What guards wrote; the cursor counts bytes."""
-        start = int(checked(re.compile(r"[0-9]{1,18}"), cursor)) if cursor is not None else 0
-        try:
-            with open(os.path.join(self.root, "run", "log"), "rb") as stream:
-                stream.seek(start)
-                content = stream.read(1 << 20)
-        except FileNotFoundError:
-            return [], "0"
-        found = content.decode(errors="replace").splitlines()
-        return (found[-lines:] if cursor is None else found), str(start + len(content))
+    def logs(self, lines: int) -> list[str]:
+        return []
 
-    def _flag(self, release: str) -> str:
-        return os.path.join(self.root, "run", f"guard-{checked(ID, release)}")
+    def read_log(self, lines: int, cursor: str | None) -> tuple[list[str], str | None]:
+        return [], None

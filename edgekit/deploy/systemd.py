@@ -18,13 +18,13 @@ from typing import Any
 from edgekit.deploy.command import COMMAND_S, run, runtime_folder
 from edgekit.deploy.disk import ID, Refused, checked, delete, write_durably
 from edgekit.deploy.units import (
+    GUARD,
     RECOVER,
     ROLLBACK,
     RUNNER,
     SKIP_RECOVER,
     USER,
     Needs,
-    agent_command,
     is_hidden,
     known_devices,
     root_of,
@@ -56,9 +56,9 @@ class Systemd:
         except OSError:
             return None
 
-    def install(self, agent_path: str) -> list[str]:
+    def install(self, root: str, agent_path: str) -> list[str]:
         taken = self.installed_root()
-        if taken not in (None, self.root):
+        if taken not in (None, root):
             message = f"a runner of {taken} is installed here already"
             raise Refused("DeviceRefused", message, f"remove that one first, or deploy to {taken}")
         python = sys.executable
@@ -66,7 +66,8 @@ class Systemd:
         groups = frozenset(group.gr_name for group in grp.getgrall())
         hidden = tuple(sorted(path for path in visible if is_hidden(path)))
         devices = known_devices(delegates_of(self.root))
-        files = unit_files(Needs(self.kind, self.root, agent_path, python, hidden, devices, groups))
+        needs = Needs(self.kind, root, agent_path, python, hidden, devices, groups, may_make_namespaces())
+        files = unit_files(needs)
         if self.kind == "system":
             changed = self._make_account()
         else:
@@ -82,6 +83,8 @@ class Systemd:
         return changed + [f"{self._folder}/{name}" for name in written]
 
     def restart(self) -> None:
+        if self._show(RECOVER, "ActiveState")["ActiveState"] == "activating":
+            return  # we are what the runner waits for: it starts when we end, and to wait for it would be for ever
         self._systemctl("reset-failed", RUNNER, may_fail=True)  # or the start limit would say no
         self._systemctl("restart", RUNNER, may_fail=True, timeout_s=RESTART_S)
 
@@ -92,10 +95,10 @@ class Systemd:
         if self.installed_root() != self.root:
             return
         self._systemctl("disable", "--quiet", "--now", RUNNER, RECOVER, may_fail=True)
-        for name in (RUNNER, RECOVER, ROLLBACK):
+        for name in (RUNNER, RECOVER, ROLLBACK, GUARD):
             delete(os.path.join(self._folder, name))
         delete(os.path.join(self._runtime_folder(), SKIP_RECOVER))
-        self._systemctl("stop", "edgekit-guard-*.timer", may_fail=True)
+        self._systemctl("stop", "edgekit-guard@*.service", may_fail=True)
         self._systemctl("daemon-reload")
         self._systemctl("reset-failed", RUNNER, RECOVER, ROLLBACK, may_fail=True)
         if self.kind == "system":
@@ -104,31 +107,28 @@ class Systemd:
                     run(["userdel", USER])
 
     def state(self) -> dict[str, Any]:
-        names = ("ActiveState", "MainPID", "NRestarts", "Result")
-        out = self._systemctl("show", RUNNER, *(f"--property={name}" for name in names))
-        found = dict(line.split("=", 1) for line in out.splitlines() if "=" in line)
-        pid = int(found.get("MainPID") or 0)
+        found = self._show(RUNNER, "ActiveState", "MainPID", "NRestarts", "Result")
         return {
-            "active": found.get("ActiveState") == "active",
-            "pid": pid or None,
-            "restarts": int(found.get("NRestarts") or 0),
-            "result": found.get("Result", ""),
+            "active": found["ActiveState"] == "active",
+            "pid": int(found["MainPID"] or 0) or None,
+            "restarts": int(found["NRestarts"] or 0),
+            "result": found["Result"],
         }
 
     def start_guard(self, agent_path: str, release: str, window_s: float) -> None:
-        self.cancel_guard(release)
-        name = f"--unit=edgekit-guard-{checked(ID, release)}"
-        when = [f"--on-active={window_s:.3f}s", "--timer-property=AccuracySec=100ms"]
-        command = agent_command(sys.executable, agent_path, "guard", self.root, release)
-        code, _, err = run(["systemd-run", *self._scope, "--quiet", "--collect", name, *when, "--", *command])
-        if code != 0:
-            raise Refused("DeviceError", f"the guard cannot be started: {err}", "nothing was switched")
+        self._systemctl("start", f"edgekit-guard@{checked(ID, release)}.service")
 
     def cancel_guard(self, release: str) -> None:
-        self._systemctl("stop", f"edgekit-guard-{checked(ID, release)}.timer", may_fail=True)
+        """It looks every second whether its trial is still on; it may be the one that calls."""
 
-    def logs(self, lines: int, cursor: str | None = None) -> tuple[list[str], str | None]:
-        units = [f"--unit={unit}" for unit in (RUNNER, RECOVER, ROLLBACK, "edgekit-guard-*")]
+    def logs(self, lines: int) -> list[str]:
+        try:
+            return self.read_log(lines, None)[0]
+        except Refused:
+            return []
+
+    def read_log(self, lines: int, cursor: str | None) -> tuple[list[str], str | None]:
+        units = [f"--unit={unit}" for unit in (RUNNER, RECOVER, ROLLBACK, "edgekit-guard@*")]
         some = [f"--lines={lines:d}"] if cursor is None else [f"--after-cursor={checked(_CURSOR, cursor)}"]
         options = ["--no-pager", "--quiet", "--show-cursor", "--output=short-iso", *some]
         code, out, err = run(["journalctl", *self._scope, *units, *options])
@@ -159,6 +159,11 @@ class Systemd:
         os.chown(self.root, -1, group)
         os.chmod(self.root, 0o750)
         return changed
+
+    def _show(self, unit: str, *names: str) -> dict[str, str]:
+        out = self._systemctl("show", unit, *(f"--property={name}" for name in names))
+        found = dict(line.split("=", 1) for line in out.splitlines() if "=" in line)
+        return {name: found.get(name, "") for name in names}
 
     def _runtime_folder(self) -> str:
         return "/run" if self.kind == "system" else runtime_folder()
@@ -202,6 +207,11 @@ def user_units() -> str:
 
 def user_name() -> str:
     return pwd.getpwuid(os.geteuid()).pw_name
+
+
+def may_make_namespaces() -> bool:
+    """True if a user's systemd can build a sandbox here: some systems keep that from users."""
+    return run(["unshare", "--user", "--map-root-user", "--mount", "--net", "true"])[0] == 0
 
 
 def write_if_other(path: str, text: str) -> bool:

@@ -3,6 +3,7 @@
     edgekit-recover.service    once a boot, before the runner: a release that was on trial when the power went is not started
     edgekit-runner.service     serves ROOT/current; restarted when it fails or hangs, and given up after a few times
     edgekit-rollback.service   what giving up starts: the release before becomes current again
+    edgekit-guard@ID.service   ends the trial of a release, also when nobody is connected any more
 
 The sandbox is what an inference needs and no more (systemd.exec(5)); `systemd-analyze security` scores it in the tests.
 Sent together with the agent; standard library only, Python >= 3.9.
@@ -17,6 +18,7 @@ from typing import NamedTuple
 from edgekit.deploy.disk import Refused
 
 RUNNER, RECOVER, ROLLBACK = "edgekit-runner.service", "edgekit-recover.service", "edgekit-rollback.service"
+GUARD = "edgekit-guard@.service"
 USER = "edgekit"  # who serves where root deploys: may read the releases, and write nothing
 SYSTEM_SOCKET = "/run/edgekit/edgekit.sock"
 SKIP_RECOVER = "edgekit-deployed"  # in /run, or the user's own: who deployed in this boot has recovered already
@@ -24,6 +26,7 @@ SKIP_RECOVER = "edgekit-deployed"  # in /run, or the user's own: who deployed in
 _PLAIN_PATH = re.compile(r"(?:/[A-Za-z0-9_.+@~,=-]+)+")
 _HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S108  by ProtectHome and PrivateTmp
 _LATEST_START_S = 600  # the golden check of the slowest board comes first
+_TURN_S = 5400  # the agent waits for its turn, then for the runner
 
 
 class Needs(NamedTuple):
@@ -36,6 +39,7 @@ class Needs(NamedTuple):
     visible: tuple[str, ...]  # folders that a Python outside of /usr needs
     devices: frozenset[str]  # of DEVICES: what its releases ask for
     groups: frozenset[str]  # that exist here
+    namespaces: bool  # the login user may make them
 
 
 class Accelerator(NamedTuple):
@@ -54,6 +58,24 @@ DEVICES = {
 }
 
 
+_WALLS = (
+    "CapabilityBoundingSet=",
+    "AmbientCapabilities=",
+    "ProtectSystem=strict",
+    "PrivateMounts=yes",
+    "PrivateNetwork=yes",
+    "PrivateIPC=yes",
+    "IPAddressDeny=any",
+    "ProtectProc=invisible",
+    "ProtectKernelTunables=yes",
+    "ProtectKernelModules=yes",
+    "ProtectControlGroups=yes",
+    "ProtectClock=yes",
+    "ProtectHostname=yes",
+    "KeyringMode=private",
+)
+
+
 def unit_files(needs: Needs) -> dict[str, str]:
     """Name -> text of each unit. Raises Refused for a path that cannot be written into one as it is."""
     for path in (needs.root, needs.agent, needs.python, *needs.visible):
@@ -62,15 +84,15 @@ def unit_files(needs: Needs) -> dict[str, str]:
         RECOVER: ("recover", "Takes back an edgekit release that was on trial when this machine stopped"),
         ROLLBACK: ("failed", "Takes back an edgekit release that does not run"),
     }
-    files = {RUNNER: _runner(needs)}
+    files = {RUNNER: _runner(needs), GUARD: _guard(needs)}
     for name, (verb, about) in verbs.items():
-        files[name] = _agent_unit(needs, name, about, agent_command(needs.python, needs.agent, verb, needs.root))
+        files[name] = _agent_unit(needs, name, about, agent_command(needs.python, needs.agent, verb))
     return files
 
 
-def agent_command(python: str, agent: str, verb: str, root: str, *more: str) -> list[str]:
-    """How the agent's file is run on the device, without a workstation."""
-    return [python, "-I", agent, verb, root, *more]
+def agent_command(python: str, agent: str, verb: str, *more: str) -> list[str]:
+    """How the agent's file is run on the device, without a workstation; it knows its ROOT by where it lies."""
+    return [python, "-I", agent, verb, *more]
 
 
 def check_path(path: str) -> str:
@@ -100,10 +122,24 @@ def _head(needs: Needs, about: str, *more: str) -> str:
 def _agent_unit(needs: Needs, name: str, about: str, command: Sequence[str]) -> str:
     at_boot = name == RECOVER
     more = [f"Before={RUNNER}", f"ConditionPathExists=!%t/{SKIP_RECOVER}"] if at_boot else []
-    service = ["[Service]", "Type=oneshot", f"ExecStart={' '.join(command)}", "UMask=0022", "TimeoutStartSec=600"]
+    service = [
+        "[Service]",
+        "Type=oneshot",
+        f"ExecStart={' '.join(command)}",
+        "UMask=0022",
+        f"TimeoutStartSec={_TURN_S}",
+    ]
     if at_boot:
         service += ["RemainAfterExit=yes", "", "[Install]", f"RequiredBy={RUNNER}"]
     return "\n".join([_head(needs, about, *more), "", *service, ""])
+
+
+def _guard(needs: Needs) -> str:
+    """Not a timer made by systemd-run, which needs a session bus that small systems lack: the agent itself counts the time,
+    and has all its code in memory when it is needed."""
+    command = " ".join(agent_command(needs.python, needs.agent, "guard", "%i"))
+    service = ["[Service]", "Type=exec", f"ExecStart={command}", "UMask=0022", "Restart=on-failure", "RestartSec=1"]
+    return "\n".join([_head(needs, "Ends the trial of edgekit release %i"), "", *service, ""])
 
 
 def _runner(needs: Needs) -> str:
@@ -112,6 +148,7 @@ def _runner(needs: Needs) -> str:
     service = [
         "[Service]",
         "Type=notify",
+        "SyslogIdentifier=edgekit",  # or it would be `sh`
         "NotifyAccess=main",
         f"ExecStart={command}",
         "Restart=on-failure",
@@ -129,7 +166,7 @@ def _runner(needs: Needs) -> str:
 
 
 def _sandbox(needs: Needs) -> list[str]:
-    """A system unit gets all of it; a user's own manager can do what needs no root: system calls, memory, families."""
+    """A user's own manager can limit system calls, memory and families; walls only where users may make namespaces."""
     accelerators = [DEVICES[name] for name in sorted(needs.devices)]
     families = sorted({"AF_UNIX", *(family for one in accelerators for family in one.families)})
     lines = [
@@ -151,7 +188,8 @@ def _sandbox(needs: Needs) -> list[str]:
         "MemoryMax=75%",
         "OOMScoreAdjust=500",  # sshd must survive the runner
     ]
-    return lines if needs.kind == "user" else [*_identity(needs, accelerators), *lines, *_walls(needs, accelerators)]
+    identity = _identity(needs, accelerators) if needs.kind == "system" else []
+    return [*identity, *lines, *_walls(needs, accelerators)]
 
 
 def _identity(needs: Needs, accelerators: Sequence[Accelerator]) -> list[str]:
@@ -166,39 +204,19 @@ def _identity(needs: Needs, accelerators: Sequence[Accelerator]) -> list[str]:
 
 
 def _walls(needs: Needs, accelerators: Sequence[Accelerator]) -> list[str]:
-    """What only root's systemd can put up. Not ProcSubset=pid: the interpreter reads /proc/cpuinfo to choose its kernels."""
+    """Not ProcSubset=pid: the interpreter reads /proc/cpuinfo to choose its kernels. Nor for accelerators PrivateUsers=,
+    which ends the groups' access to their devices, and without which a user's manager can put up no wall at all."""
+    allowed = [f"DeviceAllow={node}" for one in accelerators for node in one.allow]
+    devices = ["DevicePolicy=closed", *(allowed if accelerators else ("PrivateDevices=yes", "PrivateUsers=yes"))]
     seen = sorted({path for path in (needs.root, *needs.visible) if is_hidden(path)})
-    if accelerators:
-        allowed = [f"DeviceAllow={node}" for one in accelerators for node in one.allow]
-        devices = ["DevicePolicy=closed", *allowed]
-    else:
-        devices = [
-            "PrivateDevices=yes",
-            "DevicePolicy=closed",
-            "PrivateUsers=yes",
-        ]  # which ends groups' access to devices
-    return [
-        "CapabilityBoundingSet=",
-        "AmbientCapabilities=",
-        "ProtectSystem=strict",
-        "ProtectHome=tmpfs",
-        "PrivateTmp=yes",
-        *(f"BindReadOnlyPaths={path}" for path in seen),
-        "PrivateMounts=yes",
-        "PrivateNetwork=yes",
-        "PrivateIPC=yes",
-        "IPAddressDeny=any",
-        "ProtectProc=invisible",
-        "ProtectKernelTunables=yes",
-        "ProtectKernelModules=yes",
-        "ProtectKernelLogs=yes",
-        "ProtectControlGroups=yes",
-        "ProtectClock=yes",
-        "ProtectHostname=yes",
-        "RemoveIPC=yes",
-        "KeyringMode=private",
-        *devices,
-    ]
+    if needs.kind == "system":
+        binds = [f"BindReadOnlyPaths={path}" for path in seen]
+        own = ["ProtectHome=tmpfs", "PrivateTmp=yes", *binds, "ProtectKernelLogs=yes", "RemoveIPC=yes"]
+    elif accelerators or not needs.namespaces:
+        return []
+    else:  # its manager listens in /run/user, which ProtectHome=tmpfs hides
+        own = ["ProtectHome=read-only", f"ReadWritePaths={needs.root}/run", "InaccessiblePaths=-%h/.ssh -%h/.gnupg"]
+    return [*_WALLS, *own, *devices]
 
 
 def is_hidden(path: str) -> bool:
