@@ -101,7 +101,9 @@ class Systemd:
         self._systemctl("stop", "edgekit-guard@*.service", may_fail=True)
         self._systemctl("daemon-reload")
         self._systemctl("reset-failed", RUNNER, RECOVER, ROLLBACK, may_fail=True)
-        if self.kind == "system":
+        if self.kind == "user":
+            delete(os.path.join(self.root, "run"))
+        else:
             with contextlib.suppress(KeyError):
                 if pwd.getpwnam(USER).pw_gecos == ACCOUNT:
                     run(["userdel", USER])

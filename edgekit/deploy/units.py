@@ -144,6 +144,7 @@ def _guard(needs: Needs) -> str:
 
 def _runner(needs: Needs) -> str:
     limits = ("StartLimitIntervalSec=600", "StartLimitBurst=5", f"OnFailure={ROLLBACK}")
+    there = f"ConditionPathExists={needs.root}/current/run"  # not after the first release of all was given up
     command = f"/bin/sh {needs.root}/current/run serve --socket {socket_path(needs.kind, needs.root)}"
     service = [
         "[Service]",
@@ -151,6 +152,8 @@ def _runner(needs: Needs) -> str:
         "SyslogIdentifier=edgekit",  # or it would be `sh`
         "NotifyAccess=main",
         f"ExecStart={command}",
+        # else `run` would look first, and want to change what this user may not: here that is edgekit-recover's part
+        "Environment=EDGEKIT_RECOVERED=1",
         "Restart=on-failure",
         "RestartSec=2",
         "RestartPreventExitStatus=3 5",  # a damaged model, wrong answers: the next start would say the same
@@ -161,7 +164,7 @@ def _runner(needs: Needs) -> str:
         *_sandbox(needs),
     ]
     wanted_by = "multi-user.target" if needs.kind == "system" else "default.target"
-    head = _head(needs, "edgekit runner", f"After={RECOVER}", *limits)
+    head = _head(needs, "edgekit runner", f"After={RECOVER}", there, *limits)
     return "\n".join([head, "", *service, "", "[Install]", f"WantedBy={wanted_by}", ""])
 
 
