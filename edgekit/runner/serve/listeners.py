@@ -16,7 +16,7 @@ from edgekit.errors import InputError
 from edgekit.runner.serve.server import Listener
 from edgekit.runner.serve.wire import Refusal, Request
 
-BACKLOG = 64
+BACKLOG = 512  # who meets a full one on a Unix socket, and has a timeout, gets EAGAIN and does not wait
 SHORTEST_TOKEN = 16  # characters
 _LONGEST_PATH = 107  # bytes, of sockaddr_un
 
