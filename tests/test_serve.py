@@ -283,7 +283,9 @@ def test_any_tensor_becomes_an_array_of_just_these_numbers_or_is_refused(data, s
     try:
         array = read_tensor("x", {"shape": shape, "datatype": datatype, "data": data})
     except Refusal as refusal:
-        assert refusal.answer.status == 400
+        array, status = None, refusal.answer.status
+    if array is None:
+        assert status == 400
         return
 
     assert array.dtype == DTYPES[datatype]
@@ -311,7 +313,9 @@ def test_any_head_is_read_or_refused(lines):
     try:
         head = parse_head(b"\r\n".join(lines), 1000)
     except Refusal as refusal:
-        assert 400 <= refusal.answer.status < 600
+        head, status = None, refusal.answer.status
+    if head is None:
+        assert 400 <= status < 600
         return
 
     assert 0 <= head.length <= 1000
@@ -732,7 +736,7 @@ def test_no_sign_of_life_without_an_answer(digits):
 
 def test_p95_is_of_the_last_thousand_samples():
     figures = Figures()
-    for i in range(5000):
+    for _ in range(5000):
         figures.answered(1.0)
     for i in range(1, 1001):
         figures.answered(i / 1e6)

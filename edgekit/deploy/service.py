@@ -13,9 +13,12 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from edgekit.deploy.disk import OUR_FAULT, Refused
+from edgekit.deploy.disk import OUR_FAULT, Refused, checked_size
 from edgekit.deploy.guard import start_process
 from edgekit.deploy.systemd import Systemd, why_not
+
+MOST_LINES = 10_000  # of a log, in one answer
+LONGEST_LINE = 2000  # characters
 
 
 class Service(Protocol):
@@ -75,6 +78,13 @@ def find_service(root: str, wanted: str = "auto") -> Service:
     if wanted == "auto":
         return Unkept(root)
     raise Refused("DeviceUnsupported", f"no {wanted} service there: {reasons[0]}", "try --service auto")
+
+
+def read_log(root: str, lines: int, cursor: str | None) -> dict[str, Any]:
+    """The last lines of what is installed for `root`, or what came after `cursor`; no more than fits into an answer."""
+    service = find_service(root)
+    found, end = service.read_log(min(checked_size(lines), MOST_LINES), cursor)
+    return {"kind": service.kind, "lines": [line[:LONGEST_LINE] for line in found[-MOST_LINES:]], "cursor": end}
 
 
 class Unkept:
