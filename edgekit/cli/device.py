@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 import time
@@ -12,6 +13,7 @@ from typing import Any
 import click
 
 from edgekit.cli.show import ProgressLine, json_option, show_facts, show_json, show_table, showing_progress, size_text
+from edgekit.deploy.address import Transport, parse_address
 
 DEVICE_HELP = """\b
 DEVICE is local:DIR (this machine), an alias of ~/.ssh/config, or
@@ -24,8 +26,20 @@ DEVICE = click.argument("device", metavar="DEVICE")
 
 def device_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """What every command that talks to a device takes, behind its own options."""
+
+    @functools.wraps(function)
+    def addressed(*, device: str, transport: Transport, **options: Any) -> Any:
+        return function(device=parse_address(device, transport), **options)
+
     python = click.option("--python", default="python3", show_default=True, help="Its Python, 3.9 or newer.")
-    return python(json_option(function))
+    way = click.option(
+        "--transport",
+        type=click.Choice(["auto", "paramiko", "openssh"]),
+        default="auto",
+        show_default=True,
+        help="How to reach it; auto takes ssh itself for what paramiko cannot do.",
+    )
+    return python(way(json_option(addressed)))
 
 
 @click.command(

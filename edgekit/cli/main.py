@@ -29,6 +29,7 @@ COMMANDS = {
     "adopt": "edgekit.cli.device",
     "remove": "edgekit.cli.device",
     "logs": "edgekit.cli.logs",
+    "host-key": "edgekit.cli.host_key",
     "samples": "edgekit.cli.samples",
     "power": "edgekit.cli.power",
     "targets": "edgekit.cli.targets",
@@ -47,6 +48,7 @@ HELP = {
     "adopt": "Take over what an older edgekit deployed, or what lost its journal.",
     "remove": "Take everything of edgekit's off a device.",
     "logs": "Show what a device's runner said.",
+    "host-key": "Show a device's host key; replace it on file when it changed.",
     "samples": "Fetch the inputs that a device recorded, to convert with them.",
     "power": "Show what a device draws, how hot it is and how fast it runs.",
     "targets": "List the kinds of board edgekit knows.",
@@ -77,7 +79,7 @@ class _Lazy(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module = importlib.import_module(COMMANDS[cmd_name])
-        command = getattr(module, f"{cmd_name}_command")
+        command = getattr(module, f"{cmd_name.replace('-', '_')}_command")
         assert isinstance(command, click.Command)
         return command
 
