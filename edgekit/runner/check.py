@@ -35,8 +35,8 @@ class Agreement:
         return self.largest_difference <= self.tolerance
 
 
-def check_release(path: Path | str) -> list[Agreement]:
-    """One Agreement for each variant of the release (or bundle) in `path`.
+def check_release(path: Path | str, *, variant: str | None = None, threads: int | None = None) -> list[Agreement]:
+    """One Agreement for each variant of the release (or bundle) in `path`, or for the one that is named.
 
     Raises GoldenMismatch if one is outside its tolerance, BundleError if the release cannot be read.
     """
@@ -44,7 +44,8 @@ def check_release(path: Path | str) -> list[Agreement]:
 
     bundle = read_bundle(path)
     golden = read_golden(bundle)
-    found = [_compare(load(path, variant=variant.name), variant.name, golden) for variant in bundle.manifest.variants]
+    names = [variant] if variant is not None else [each.name for each in bundle.manifest.variants]
+    found = [compare_golden(load(path, variant=name, threads=threads), golden) for name in names]
     for agreement in found:
         if not agreement.ok:
             raise GoldenMismatch(
@@ -82,7 +83,9 @@ def golden_inputs(model: Model, golden: Mapping[str, Any]) -> list[Any]:
     return [{name: golden[f"input/{name}"][i] for name in names} for i in range(count)]
 
 
-def _compare(model: Model, variant: str, golden: Mapping[str, Any]) -> Agreement:
+def compare_golden(model: Model, golden: Mapping[str, Any]) -> Agreement:
+    """How a model's answers to golden inputs compare with the golden answers."""
+    variant = model.variant.name
     inputs = golden_inputs(model, golden)
     bit_equal = same_class = 0
     largest = 0.0
