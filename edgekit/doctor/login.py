@@ -1,0 +1,172 @@
+"""sshd and signatures: who gets in, how many at once, and whether the board can check who signed a bundle."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from fnmatch import fnmatchcase
+
+from edgekit.doctor.finding import CannotTell, Command, Evidence, Found, as_root, check, install, write_file
+from edgekit.doctor.snapshot import Snapshot, cited, version_of
+
+DEFAULTS = {"maxstartups": "10:30:100", "permitrootlogin": "prohibit-password", "passwordauthentication": "yes"}
+DROP_IN = "/etc/ssh/sshd_config.d/05-edgekit.conf"  # the first value wins: before 50-cloud-init.conf
+MAIN = "/etc/ssh/sshd_config"
+FEWEST = 10  # OpenSSH's own
+SIGNS = (8, 1)  # OpenSSH's first version with ssh-keygen -Y verify
+
+
+def sshd_settings(board: Snapshot) -> tuple[Mapping[str, str], str] | None:
+    """What sshd goes by, and where that is from: sshd -T if it could be run (root), else its files. None without sshd."""
+    ran = board.ran("sshd")
+    if ran is not None and ran.code == 0:
+        rows = (line.partition(" ") for line in ran.out.splitlines())
+        return {**DEFAULTS, **{key.lower(): value.strip() for key, _, value in rows if key}}, "sshd -T"
+    if board.text(MAIN) is None:
+        return None
+    found: dict[str, str] = {}
+    _read_config(board, MAIN, found, set())
+    return {**DEFAULTS, **found}, MAIN
+
+
+def _read_config(board: Snapshot, path: str, found: dict[str, str], seen: set[str]) -> None:
+    """The settings for everybody: the first value of each counts, what stands behind Match is for some only."""
+    if path in seen:
+        return
+    seen.add(path)
+    for line in (board.text(path) or "").splitlines():
+        match = re.match(r"\s*([A-Za-z]+)[\s=]+(.*?)\s*$", line.split("#")[0])
+        if not match:
+            continue
+        key, value = match[1].lower(), match[2].strip('"')
+        if key == "match":
+            return
+        if key == "include":
+            for pattern in value.split():
+                wanted = pattern if pattern.startswith("/") else f"/etc/ssh/{pattern}"
+                for included in board.paths("/etc/ssh/*"):
+                    if fnmatchcase(included, wanted):
+                        _read_config(board, included, found, seen)
+        else:
+            found.setdefault(key, value)
+
+
+def _set(board: Snapshot, line: str) -> tuple[Command, ...]:
+    """What sets a line for sshd, checks the file and loads it; () where drop-ins are not read."""
+    if "sshd_config.d/" not in (board.text(MAIN) or "") or board.program("systemctl") is None:
+        return ()
+    return (
+        write_file(board, DROP_IN, line + "\n"),
+        as_root(board, "sshd", "-t"),
+        as_root(board, "systemctl", "reload", "ssh"),
+    )
+
+
+def _unknown(board: Snapshot) -> Iterator[CannotTell]:
+    why = board.why_not(MAIN)
+    if why:
+        yield CannotTell(f"{MAIN}: {cited(why)}")
+
+
+@check(
+    "ssh-max-startups",
+    "warning",
+    "sshd takes as many logins at once as edgekit opens",
+    reason="Beyond the first number of MaxStartups sshd drops connections at random that have not logged in "
+    "yet: with 10:30:100 and 16 at "
+    "once 21 to 31 % were refused. Fewer is a deployment that fails beside a monitor.",
+    source="sshd_config(5); measured with 8 to 100 connections at once, OpenSSH 9.2",
+)
+def max_startups(board: Snapshot) -> Iterator[Found | CannotTell]:
+    told = sshd_settings(board)
+    if told is None:
+        yield from _unknown(board)
+        return
+    settings, where = told
+    start = re.match(r"\d{1,9}", settings["maxstartups"])
+    if start and int(start[0]) < FEWEST:
+        yield Found(
+            f"sshd begins to drop logins at {start[0]} at once",
+            (Evidence(where, f"maxstartups {cited(settings['maxstartups'])}"),),
+            _set(board, f"MaxStartups {DEFAULTS['maxstartups']}"),
+            by_hand="" if _set(board, "") else f"MaxStartups {DEFAULTS['maxstartups']} in {MAIN}, then reload sshd",
+        )
+
+
+@check(
+    "ssh-root-login",
+    "warning",
+    "root does not log in with a password",
+    reason="root is the one name that every board has: passwords for it are tried from the first minute on a network.",
+    source="sshd_config(5), PermitRootLogin",
+)
+def root_login(board: Snapshot) -> Iterator[Found | CannotTell]:
+    told = sshd_settings(board)
+    if told is None:
+        yield from _unknown(board)
+        return
+    settings, where = told
+    if settings["permitrootlogin"] == "yes" and settings["passwordauthentication"] != "no":
+        yield Found(
+            "root may log in with a password",
+            (
+                Evidence(where, "permitrootlogin yes"),
+                Evidence(where, f"passwordauthentication {settings['passwordauthentication']}"),
+            ),
+            _set(board, "PermitRootLogin prohibit-password") if board.uid != 0 else (),
+            by_hand="you are root there: see that your key is in /root/.ssh/authorized_keys, then "
+            "PermitRootLogin prohibit-password"
+            if board.uid == 0
+            else "",
+        )
+
+
+@check(
+    "ssh-password",
+    "note",
+    "Only keys log in",
+    reason="A password that is guessed is a board that is gone; edgekit itself logs in with keys only.",
+    source="sshd_config(5), PasswordAuthentication",
+)
+def password_login(board: Snapshot) -> Iterator[Found | CannotTell]:
+    told = sshd_settings(board)
+    if told is None:
+        yield from _unknown(board)
+        return
+    settings, where = told
+    if settings["passwordauthentication"] == "yes":
+        yield Found(
+            "passwords may log in",
+            (Evidence(where, "passwordauthentication yes"),),
+            by_hand=f"when everybody who needs it has a key there: PasswordAuthentication no in {DROP_IN}, sudo sshd -t, "
+            "sudo systemctl reload ssh. doctor does not do this, it could lock somebody out",
+        )
+
+
+@check(
+    "ssh-keygen",
+    ("error", "warning"),
+    "The board can check signatures",
+    reason="Signed bundles are checked on the board with ssh-keygen -Y verify, which OpenSSH has from 8.1 on.",
+    source="OpenSSH release notes 8.1; Debian's openssh-server depends on openssh-client",
+)
+def ssh_keygen(board: Snapshot) -> Iterator[Found]:
+    if board.program("ssh-keygen") is None:
+        yield Found(
+            "there is no ssh-keygen: signatures cannot be checked",
+            (Evidence("PATH", "no ssh-keygen"),),
+            install(board, "openssh-client"),
+        )
+        return
+    ran = board.ran("ssh_version")
+    match = re.search(r"OpenSSH_(\d+\.\d+)", (ran.err + ran.out) if ran else "")
+    if match and version_of(match[1]) < SIGNS:
+        yield Found(
+            f"OpenSSH {match[1]} cannot check signatures",
+            (Evidence("ssh -V", cited(ran.err or ran.out) if ran else ""),),
+            by_hand="a newer system has it (Debian 11, Ubuntu 20.04); until then deploy unsigned bundles there",
+            severity="warning",
+        )
+
+
+CHECKS = (max_startups, root_login, password_login, ssh_keygen)
