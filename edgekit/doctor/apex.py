@@ -40,10 +40,10 @@ _BUILD = (
     "apex-driver",
     "error",
     "An Edge TPU on PCIe has its driver for the kernel that runs",
-    reason="The gasket and apex drivers left the kernel in 5.19 and come through DKMS, which compiles them for "
+    reason="The gasket and apex drivers left the kernel in 5.13 and come through DKMS, which compiles them for "
     "every kernel: it needs "
     "the headers, and Google's last package (1.0-18) does not compile from 6.12 on.",
-    source="google/gasket-driver#43, #50, #56; google-coral/edgetpu#785, #808; KyleGospo/gasket-dkms#20",
+    source="google/gasket-driver#43, #50, #56; google-coral/edgetpu#785, #808; NixOS/nixpkgs#197610; raspberrypi/linux#6799",
 )
 def apex_driver(board: Snapshot) -> Iterator[Found]:
     if not board.pci(*PCI) or board.named("/dev/apex_*"):
@@ -99,7 +99,7 @@ def apex_driver(board: Snapshot) -> Iterator[Found]:
     "error",
     "An Edge TPU on PCIe has a kernel with pages of 4 KiB",
     reason="The gasket driver maps pages of 4 KiB; with the 16 KiB of Raspberry Pi 5's own kernel it fails with "
-    "\"Could not partition "
+    '"Could not partition '
     'page table".',
     source="geerlingguy/raspberry-pi-pcie-devices#44; google-coral/edgetpu#817",
 )

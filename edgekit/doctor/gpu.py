@@ -88,7 +88,7 @@ def vulkan_driver(board: Snapshot) -> Iterator[Found]:
                 yield Found(
                     "there is an NVIDIA GPU but no Vulkan driver for it",
                     said,
-                    by_hand="on a Jetson: sudo apt-get install nvidia-l4t-vulkan-sc-sdk nvidia-l4t-3d-core"
+                    by_hand="on a Jetson: sudo apt-get install --reinstall nvidia-l4t-3d-core, which has nvidia_icd.json"
                     if board.is_jetson
                     else "install the driver's Vulkan part: libnvidia-gl of the same version (Debian: nvidia-vulkan-icd)",
                 )

@@ -75,15 +75,14 @@ def memory_limit(board: Snapshot) -> Iterator[Found]:
     rows = [line.split() for line in (board.text("/proc/cgroups") or "").splitlines()]
     memory = next((row for row in rows if row and row[0] == "memory"), None)
     controllers = board.text("/sys/fs/cgroup/cgroup.controllers")
-    is_off = memory is not None and memory[-1] == "0"
-    if controllers is not None and memory is None:
-        is_off = "memory" not in controllers.split()
+    # newer kernels leave the controller out of /proc/cgroups also where it works, so the unified list decides
+    is_off = "memory" not in controllers.split() if controllers is not None else bool(memory and memory[-1] == "0")
     if not is_off or board.is_container:
         return
     said = (
-        Evidence("/proc/cgroups", " ".join(memory))
-        if memory
-        else Evidence("/sys/fs/cgroup/cgroup.controllers", cited(controllers or ""))
+        Evidence("/sys/fs/cgroup/cgroup.controllers", cited(controllers))
+        if controllers is not None
+        else Evidence("/proc/cgroups", " ".join(memory or ()))
     )
     folder = "/boot/firmware" if board.text("/boot/firmware/cmdline.txt") is not None else "/boot"
     yield Found(

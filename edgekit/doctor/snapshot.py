@@ -16,6 +16,7 @@ from edgekit.errors import InputError
 
 VERSION = 1  # of collect.py's answer
 _LONGEST_CITED = 160  # characters
+_UNPACKED = frozenset("iUFHWt")  # second letter of dpkg's db:Status-Abbrev: the files are there
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")  # of a user, a kernel, a package: nothing that could be an option
 
 
@@ -217,10 +218,12 @@ class Snapshot:
         return Ran(code if _is_number(code) else None, _block(found.get("out")), _block(found.get("err")))
 
     def package(self, name: str) -> str | None:
-        """The version of an installed Debian package."""
+        """The version of an installed Debian package, also of one that is only half configured."""
         ran = self.ran("packages")
         rows = (line.split() for line in (ran.out if ran else "").splitlines())
-        return next((plain(row[1]) for row in rows if len(row) >= 4 and row[0] == name and row[3] == "ii"), None)
+        return next(
+            (plain(row[1]) for row in rows if len(row) >= 4 and row[0] == name and row[3][1:2] in _UNPACKED), None
+        )
 
     def distribution(self, name: str) -> str | None:
         """The version of a package that the device's own Python would import."""
