@@ -34,16 +34,19 @@ COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
 @DEVICE
 @click.option("--fix", is_flag=True, help="Show each command that would help, ask, and run it there.")
 @click.option("--yes", is_flag=True, help="With --fix: do not ask, run them all.")
+@click.option("--only", multiple=True, metavar="CHECK", help="Make this check only; may be given again.")
 @click.option("--save", type=click.Path(path_type=Path), help="Also write what was read there, as JSON.")
 @device_options
-def doctor_command(device: str, fix: bool, yes: bool, save: Path | None, python: str, as_json: bool) -> int:
+def doctor_command(
+    device: str, fix: bool, yes: bool, only: tuple[str, ...], save: Path | None, python: str, as_json: bool
+) -> int:
     """Find what is wrong with DEVICE, worst first, and what ends it.
 
     Looks at Python and wheels, Coral and GPU drivers, supply and heat, disks, clock, memory, sshd and systemd. Nothing has
     to be installed there, and nothing is changed without --fix and consent.
     """
     from edgekit.deploy.address import parse_address
-    from edgekit.doctor.checks import diagnose
+    from edgekit.doctor.checks import chosen, diagnose
     from edgekit.doctor.examine import open_patient, plan, treat
     from edgekit.errors import InputError
 
@@ -51,11 +54,12 @@ def doctor_command(device: str, fix: bool, yes: bool, save: Path | None, python:
         raise click.UsageError("--yes goes with --fix")
     if fix and not yes and not sys.stdin.isatty():
         raise InputError("--fix asks before each command, and nobody is there to answer", hint="add --yes")
+    checks = chosen(only)
     address = parse_address(device)
     done: list[Done] = []
     with open_patient(address, python=python, ask=ask_host_key) as patient:
         board, fields = patient.snapshot()
-        diagnosis = diagnose(board)
+        diagnosis = diagnose(board, checks)
         if save is not None:
             _save(save, fields)
         steps = plan(diagnosis) if fix else ()
@@ -68,7 +72,7 @@ def doctor_command(device: str, fix: bool, yes: bool, save: Path | None, python:
     if any(one.code is not None for one in done):
         before = diagnosis
         with open_patient(address, python=python, ask=ask_host_key) as patient:  # a new login has its new groups
-            diagnosis = diagnose(patient.snapshot()[0])
+            diagnosis = diagnose(patient.snapshot()[0], checks)
         if not as_json:
             _show_difference(before, diagnosis)
     if as_json:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 from edgekit.doctor import apex, clock, edgetpu, gpu, login, memory, power, runtime, storage, systemd
 from edgekit.doctor.finding import EXIT_CODES, SEVERITIES, Check, Finding, Unknown
 from edgekit.doctor.snapshot import Snapshot
+from edgekit.errors import InputError
 
 CHECKS: tuple[Check, ...] = (
     *runtime.CHECKS,
@@ -41,16 +44,28 @@ class Diagnosis:
         return {name: sum(finding.severity == name for finding in self.findings) for name in SEVERITIES}
 
 
-def diagnose(board: Snapshot) -> Diagnosis:
-    """Every check over one snapshot: pure, so that recorded snapshots are tests."""
+def chosen(names: Sequence[str]) -> tuple[Check, ...]:
+    """The checks of these names, all for none. Raises InputError for a name that is none."""
+    wrong = sorted(set(names) - {check.name for check in CHECKS})
+    if wrong:
+        near = get_close_matches(wrong[0], [check.name for check in CHECKS], n=1)
+        raise InputError(
+            f"there is no check {wrong[0]}",
+            hint=f"did you mean {near[0]}?" if near else "docs/doctor.md lists every check",
+        )
+    return tuple(check for check in CHECKS if not names or check.name in names)
+
+
+def diagnose(board: Snapshot, checks: Sequence[Check] = CHECKS) -> Diagnosis:
+    """The checks over one snapshot: pure, so that recorded snapshots are tests."""
     findings: list[Finding] = []
     unknown: list[Unknown] = []
-    for check in CHECKS:
+    for check in checks:
         found, could_not_tell = check(board)
         findings += found
         unknown += could_not_tell
     findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))  # stable: checks keep their order
-    return Diagnosis(tuple(findings), tuple(unknown), len(CHECKS))
+    return Diagnosis(tuple(findings), tuple(unknown), len(checks))
 
 
 def summary(diagnosis: Diagnosis) -> str:
@@ -59,4 +74,6 @@ def summary(diagnosis: Diagnosis) -> str:
     parts = [f"{count} {name}{'s' if count != 1 else ''}" for name, count in counts.items() if count]
     told = ", ".join(parts) if parts else "nothing wrong"
     silent = len(diagnosis.unknown)
-    return f"{told}; {diagnosis.checks} checks" + (f", {silent} could not tell" if silent else "")
+    return f"{told}; {diagnosis.checks} check{'s' if diagnosis.checks != 1 else ''}" + (
+        f", {silent} could not tell" if silent else ""
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
-from edgekit.doctor.finding import CannotTell, Command, Evidence, Found, as_root, check, install
+from edgekit.doctor.finding import CannotTell, Command, Evidence, Found, as_root, check, install, install_by_hand
 from edgekit.doctor.snapshot import Snapshot
 
 TIME_ERROR = 5  # of adjtimex(2): the clock is not synchronized
@@ -84,7 +84,12 @@ def clock_free(board: Snapshot) -> Iterator[Found | CannotTell]:
             by_hand="is UDP port 123 let through? In a closed network name your own server: NTP= in /etc/systemd/timesyncd.conf",
         )
     else:
-        yield Found("nothing keeps its clock", tuple(evidence), _start_ntp(board))
+        yield Found(
+            "nothing keeps its clock",
+            tuple(evidence),
+            _start_ntp(board),
+            "" if _start_ntp(board) else install_by_hand(board, "systemd-timesyncd", "chrony"),
+        )
 
 
 @check(

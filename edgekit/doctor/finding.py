@@ -148,6 +148,11 @@ def install(board: Snapshot, *packages: str) -> tuple[Command, ...]:
     )
 
 
+def install_by_hand(board: Snapshot, *packages: str) -> str:
+    """What to do instead where there is no apt; "" where there is."""
+    return "" if board.program("apt-get") else f"install what Debian calls {', '.join(packages)}"
+
+
 def add_to_group(board: Snapshot, group: str) -> tuple[Command, ...]:
     """What puts the login user into a group."""
     return (as_root(board, "usermod", "-aG", group, board.user),)

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 
-from edgekit.doctor.finding import Evidence, Found, add_to_group, check, install
+from edgekit.doctor.finding import Evidence, Found, add_to_group, check, install, install_by_hand
 from edgekit.doctor.snapshot import Snapshot, cited
 
 # kernel driver -> words in the file name of Mesa's or the vendor's Vulkan driver
@@ -67,6 +67,7 @@ def vulkan_loader(board: Snapshot) -> Iterator[Found]:
             "there is a GPU but no Vulkan loader",
             (*_seen(board), Evidence("/usr/lib/*/libvulkan.so.1", "not there")),
             install(board, "libvulkan1"),
+            install_by_hand(board, "libvulkan1"),
         )
 
 
@@ -94,7 +95,10 @@ def vulkan_driver(board: Snapshot) -> Iterator[Found]:
                 )
             else:
                 yield Found(
-                    f"there is no Vulkan driver for the GPU ({driver})", said, install(board, "mesa-vulkan-drivers")
+                    f"there is no Vulkan driver for the GPU ({driver})",
+                    said,
+                    install(board, "mesa-vulkan-drivers"),
+                    install_by_hand(board, "mesa-vulkan-drivers"),
                 )
 
 

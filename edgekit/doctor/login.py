@@ -6,7 +6,17 @@ import re
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 
-from edgekit.doctor.finding import CannotTell, Command, Evidence, Found, as_root, check, install, write_file
+from edgekit.doctor.finding import (
+    CannotTell,
+    Command,
+    Evidence,
+    Found,
+    as_root,
+    check,
+    install,
+    install_by_hand,
+    write_file,
+)
 from edgekit.doctor.snapshot import Snapshot, cited, version_of
 
 DEFAULTS = {"maxstartups": "10:30:100", "permitrootlogin": "prohibit-password", "passwordauthentication": "yes"}
@@ -107,17 +117,18 @@ def root_login(board: Snapshot) -> Iterator[Found | CannotTell]:
         return
     settings, where = told
     if settings["permitrootlogin"] == "yes" and settings["passwordauthentication"] != "no":
+        commands = () if board.uid == 0 else _set(board, "PermitRootLogin prohibit-password")
+        first = (
+            "you are root there: see that your key is in /root/.ssh/authorized_keys, then " if board.uid == 0 else ""
+        )
         yield Found(
             "root may log in with a password",
             (
                 Evidence(where, "permitrootlogin yes"),
-                Evidence(where, f"passwordauthentication {settings['passwordauthentication']}"),
+                Evidence(where, f"passwordauthentication {cited(settings['passwordauthentication'])}"),
             ),
-            _set(board, "PermitRootLogin prohibit-password") if board.uid != 0 else (),
-            by_hand="you are root there: see that your key is in /root/.ssh/authorized_keys, then "
-            "PermitRootLogin prohibit-password"
-            if board.uid == 0
-            else "",
+            commands,
+            by_hand="" if commands else f"{first}PermitRootLogin prohibit-password in {MAIN}, sshd -t, and reload sshd",
         )
 
 
@@ -156,6 +167,7 @@ def ssh_keygen(board: Snapshot) -> Iterator[Found]:
             "there is no ssh-keygen: signatures cannot be checked",
             (Evidence("PATH", "no ssh-keygen"),),
             install(board, "openssh-client"),
+            install_by_hand(board, "openssh-client"),
         )
         return
     ran = board.ran("ssh_version")

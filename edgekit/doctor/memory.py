@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from edgekit.doctor.finding import CannotTell, Evidence, Found, check, install
+from edgekit.doctor.finding import CannotTell, Evidence, Found, check, install, install_by_hand
 from edgekit.doctor.snapshot import Snapshot, cited
 
 LOW_KIB = 150 * 1024  # numpy and an interpreter with a small network take about 100 MB
@@ -59,6 +59,7 @@ def no_swap(board: Snapshot) -> Iterator[Found]:
             f"{total // 1024} MiB of memory and no swap",
             (Evidence("/proc/meminfo", f"MemTotal {total} kB"), Evidence("/proc/swaps", "none")),
             install(board, "zram-tools"),
+            install_by_hand(board, "zram-tools"),
         )
 
 

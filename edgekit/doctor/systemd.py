@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from edgekit.doctor.finding import CannotTell, Evidence, Found, as_root, check, install
+from edgekit.doctor.finding import CannotTell, Evidence, Found, as_root, check, install, install_by_hand
 from edgekit.doctor.snapshot import Snapshot, cited
 
 
@@ -55,7 +55,7 @@ def user_manager(board: Snapshot) -> Iterator[Found]:
             Evidence(f"/run/user/{board.uid}/systemd/private", "not there"),
         ),
         install(board, *missing) if missing else (),
-        by_hand="" if missing else "UsePAM yes in /etc/ssh/sshd_config",
+        by_hand=install_by_hand(board, *missing) if missing else "UsePAM yes in /etc/ssh/sshd_config",
         after="log in again",
     )
 
@@ -76,7 +76,7 @@ def linger(board: Snapshot) -> Iterator[Found]:
         yield Found(
             f"the services of {board.user} end at logout and do not start at boot",
             (Evidence(f"/var/lib/systemd/linger/{board.user}", "not there"),),
-            (as_root(board, "loginctl", "enable-linger", board.user),) if board.program("loginctl") else (),
+            (as_root(board, "loginctl", "enable-linger", board.user),),
         )
 
 
