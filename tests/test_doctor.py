@@ -320,6 +320,16 @@ def test_sshd_takes_the_first_value_and_what_is_behind_match_is_for_some_only():
     )
 
 
+def test_whichever_of_two_lines_sshd_takes_a_low_one_is_found_and_taken_out_where_it_stands():
+    """OpenSSH 9.2 takes the last MaxStartups, unlike any other setting."""
+    files = {"/etc/ssh/sshd_config": "MaxStartups 20\nMaxStartups 3:50:10", "/proc/1/comm": "systemd"}
+    fields = changed(fields_of("rpi-os-12-pi4-healthy"), *(("files", path, text) for path, text in files.items()))
+    finding = found(fields)["ssh-max-startups"]
+
+    assert finding.message == "sshd begins to drop logins at 3 at once"
+    assert finding.commands[0].text == "sudo sed -i -E 's/^[[:space:]]*MaxStartups/#&/I' /etc/ssh/sshd_config"
+
+
 # -- damaged snapshots
 
 SCALARS = st.one_of(

@@ -17,12 +17,13 @@ from edgekit.doctor.finding import (
     install_by_hand,
     write_file,
 )
-from edgekit.doctor.snapshot import Snapshot, cited, version_of
+from edgekit.doctor.snapshot import Snapshot, cited, version_of, whole
 
 DEFAULTS = {"maxstartups": "10:30:100", "permitrootlogin": "prohibit-password", "passwordauthentication": "yes"}
 DROP_IN = "/etc/ssh/sshd_config.d/05-edgekit.conf"  # the first value wins: before 50-cloud-init.conf
 MAIN = "/etc/ssh/sshd_config"
 FEWEST = 10  # OpenSSH's own
+_OFF = "s/^[[:space:]]*MaxStartups/#&/I"  # sed: the line becomes a comment, the default holds
 SIGNS = (8, 1)  # OpenSSH's first version with ssh-keygen -Y verify
 
 
@@ -34,13 +35,18 @@ def sshd_settings(board: Snapshot) -> tuple[Mapping[str, str], str] | None:
         return {**DEFAULTS, **{key.lower(): value.strip() for key, _, value in rows if key}}, "sshd -T"
     if board.text(MAIN) is None:
         return None
-    found: dict[str, str] = {}
+    first = {key: value for key, value, _ in reversed(configured(board))}
+    return {**DEFAULTS, **first}, MAIN
+
+
+def configured(board: Snapshot) -> list[tuple[str, str, str]]:
+    """Every (setting, value, file) of sshd's files that is for everybody, in the order in which sshd meets them."""
+    found: list[tuple[str, str, str]] = []
     _read_config(board, MAIN, found, set())
-    return {**DEFAULTS, **found}, MAIN
+    return found
 
 
-def _read_config(board: Snapshot, path: str, found: dict[str, str], seen: set[str]) -> None:
-    """The settings for everybody: the first value of each counts, what stands behind Match is for some only."""
+def _read_config(board: Snapshot, path: str, found: list[tuple[str, str, str]], seen: set[str]) -> None:
     if path in seen:
         return
     seen.add(path)
@@ -49,7 +55,7 @@ def _read_config(board: Snapshot, path: str, found: dict[str, str], seen: set[st
         if not match:
             continue
         key, value = match[1].lower(), match[2].strip('"')
-        if key == "match":
+        if key == "match":  # what follows is for some only
             return
         if key == "include":
             for pattern in value.split():
@@ -58,7 +64,7 @@ def _read_config(board: Snapshot, path: str, found: dict[str, str], seen: set[st
                     if fnmatchcase(included, wanted):
                         _read_config(board, included, found, seen)
         else:
-            found.setdefault(key, value)
+            found.append((key, value, path))
 
 
 def _set(board: Snapshot, line: str) -> tuple[Command, ...]:
@@ -93,14 +99,32 @@ def max_startups(board: Snapshot) -> Iterator[Found | CannotTell]:
         yield from _unknown(board)
         return
     settings, where = told
-    start = re.match(r"\d{1,9}", settings["maxstartups"])
-    if start and int(start[0]) < FEWEST:
-        yield Found(
-            f"sshd begins to drop logins at {start[0]} at once",
-            (Evidence(where, f"maxstartups {cited(settings['maxstartups'])}"),),
-            _set(board, f"MaxStartups {DEFAULTS['maxstartups']}"),
-            by_hand="" if _set(board, "") else f"MaxStartups {DEFAULTS['maxstartups']} in {MAIN}, then reload sshd",
+    # of several lines OpenSSH 9.2 takes the last for this setting alone, later versions the first: any that is low counts
+    rows = [(value, path) for key, value, path in configured(board) if key == "maxstartups"]
+    low = [(value, path) for value, path in rows if _begins_low(value)]
+    if where == "sshd -T" and not _begins_low(settings["maxstartups"]):
+        return
+    if not low and not _begins_low(settings["maxstartups"]):
+        return
+    value, path = low[0] if low else (settings["maxstartups"], where)
+    files = sorted({path for _, path in low if re.fullmatch(r"/etc/ssh/[\w./-]+", path)})
+    yield Found(
+        f"sshd begins to drop logins at {whole(value)} at once",
+        (Evidence(path, f"MaxStartups {cited(value)}"),),
+        (
+            *(as_root(board, "sed", "-i", "-E", _OFF, path) for path in files),
+            as_root(board, "sshd", "-t"),
+            as_root(board, "systemctl", "reload", "ssh"),
         )
+        if files and board.program("systemctl")
+        else (),
+        by_hand="" if files and board.program("systemctl") else f"take MaxStartups out of {MAIN}, then reload sshd",
+    )
+
+
+def _begins_low(value: str) -> bool:
+    start = whole(value.split(":")[0])
+    return start is not None and start < FEWEST
 
 
 @check(

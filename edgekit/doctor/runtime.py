@@ -157,14 +157,14 @@ def userland_32bit(board: Snapshot) -> Iterator[Found]:
     "warning",
     "The package manager has no half-installed packages",
     reason="apt refuses further work until they are configured, also the commands that doctor names.",
-    source="dpkg(1), --audit",
+    source="dpkg-query(1), db:Status-Abbrev",
 )
 def broken_packages(board: Snapshot) -> Iterator[Found]:
     ran = board.ran("broken_packages")
     if ran is not None and ran.out.strip():
         yield Found(
             "packages are only half installed",
-            (Evidence("dpkg --audit", cited(ran.out)),),
+            (Evidence("dpkg-query -W", cited(ran.out)),),
             (as_root(board, "dpkg", "--configure", "-a"),),
         )
 

@@ -167,7 +167,12 @@ COMMANDS = {
         20,
         None,
     ),
-    "broken_packages": (["dpkg", "--audit"], 20, None),
+    # dpkg --audit wants root's lock; these states are what it would tell of
+    "broken_packages": (
+        ["dpkg-query", "-W", "-f", "${db:Status-Abbrev} ${Package} ${Version}\\n"],
+        20,
+        r"^(.[UFHWt]|..R)",
+    ),
     "timedatectl": (["timedatectl", "show", "-p", "NTP", "-p", "CanNTP", "-p", "NTPSynchronized"], 10, None),
     "system": (["systemctl", "is-system-running"], 10, None),
     "user_manager": (["systemctl", "--user", "is-system-running"], 10, None),
