@@ -14,16 +14,17 @@ import pytest
 if TYPE_CHECKING:
     from standins.nspawn import Device
 
-FEW = "/etc/ssh/sshd_config.d/20-few.conf"
+LAX = "/etc/ssh/sshd_config.d/20-lax.conf"
+OURS = "/etc/ssh/sshd_config.d/05-edgekit.conf"
 ROOT = "/home/pi/.local/state/edgekit"
-CAUSES = ("linger", "ssh-max-startups", "broken-packages", "root-unsafe")
+CAUSES = ("linger", "ssh-max-startups", "ssh-root-login", "broken-packages", "root-unsafe")
 ONLY = [word for check in CAUSES for word in ("--only", check)]
 CONTROL = "Package: half\nVersion: 1\nArchitecture: all\nMaintainer: nobody <nobody@example.org>\nDescription: half\n"
 
 
 def put_causes(machine: Device) -> None:
     """What the doctor is to find: few logins, a package half configured, a ROOT for everybody, no linger."""
-    machine.inside("sh", "-c", f"echo 'MaxStartups 3:50:10' > {FEW}; systemctl reload ssh")
+    machine.inside("sh", "-c", f"printf '%s\\n' 'MaxStartups 3:50:10' 'PermitRootLogin yes' > {LAX}; rm -f {OURS}")
     build = f"mkdir -p /root/half/DEBIAN && printf '{CONTROL}' > /root/half/DEBIAN/control"
     machine.inside("sh", "-c", build.replace("\n", "\\n") + " && dpkg-deb -b /root/half /root/half.deb")
     machine.inside("sh", "-c", "dpkg -P half; dpkg --unpack /root/half.deb")
@@ -33,9 +34,11 @@ def put_causes(machine: Device) -> None:
 
 def told(machine: Device) -> dict[str, str]:
     """What the device's own tools say of it, which is not edgekit's word."""
+    sshd = machine.inside("sshd", "-T").splitlines()
     return {
         "linger": machine.inside("loginctl", "show-user", "pi", "-p", "Linger", check=False).strip(),
-        "ssh-max-startups": next(x for x in machine.inside("sshd", "-T").splitlines() if x.startswith("maxstartups")),
+        "ssh-max-startups": next(line for line in sshd if line.startswith("maxstartups")),
+        "ssh-root-login": next(line for line in sshd if line.startswith("permitrootlogin")),
         "broken-packages": machine.inside("dpkg-query", "-W", "-f", "${db:Status-Status}", "half"),
         "root-unsafe": machine.inside("stat", "-c", "%a", ROOT).strip(),
     }
@@ -54,18 +57,20 @@ def test_fix_takes_the_causes_away_and_they_stay_away(machine, command):
 
     assert (code, err) == (0, ""), out
     assert [line for line in out.splitlines() if line.endswith(": gone")] == [
-        f"  {check}: gone" for check in ("root-unsafe", "broken-packages", "ssh-max-startups", "linger")
+        f"  {check}: gone" for check in ("root-unsafe", "broken-packages", "ssh-max-startups", "ssh-root-login", "linger")
     ]
-    assert out.endswith("nothing wrong; 4 checks\n")
+    assert out.endswith("nothing wrong; 5 checks\n")
     assert sick == {
         "linger": "Linger=no",
         "ssh-max-startups": "maxstartups 3:50:10",
+        "ssh-root-login": "permitrootlogin yes",
         "broken-packages": "unpacked",
         "root-unsafe": "777",
     }
     assert told(machine) == {
         "linger": "Linger=yes",
         "ssh-max-startups": "maxstartups 10:30:100",
+        "ssh-root-login": "permitrootlogin without-password",
         "broken-packages": "installed",
         "root-unsafe": "755",
     }
