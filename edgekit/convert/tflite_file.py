@@ -35,7 +35,7 @@ def take_tflite(path: Path, folder: Path, *, timeout_s: float) -> tuple[Path, bo
         )
     content = path.read_bytes()
     if not described.signatures:
-        content = _with_signature(content)
+        content = with_signature(content)
     copy = folder / "float.tflite"
     copy.write_bytes(content)
     try:
@@ -48,7 +48,11 @@ def take_tflite(path: Path, folder: Path, *, timeout_s: float) -> tuple[Path, bo
     return copy, not (computed and any(-1 in (t.shape_signature or ()) for t in graph.tensors))
 
 
-def _with_signature(content: bytes) -> bytes:
+def with_signature(content: bytes, inputs: Sequence[str] = (), outputs: Sequence[str] = ()) -> bytes:
+    """The .tflite with a signature that calls its inputs and outputs so, in their order; without names as its tensors.
+
+    Raises ValueError for another number of names.
+    """
     from ai_edge_litert import schema_py_generated as schema
 
     from edgekit.convert.rewrite import packed, unpacked
@@ -57,11 +61,11 @@ def _with_signature(content: bytes) -> bytes:
     graph = model.subgraphs[0]
     signature = schema.SignatureDefT()
     signature.signatureKey, signature.subgraphIndex = SIGNATURE, 0
-    for side, indexes in (("inputs", graph.inputs), ("outputs", graph.outputs)):
+    for side, indexes, names in (("inputs", graph.inputs, inputs), ("outputs", graph.outputs, outputs)):
         maps = []
-        for index in indexes:
+        for index, name in zip(indexes, names or [graph.tensors[i].name.decode() for i in indexes], strict=True):
             entry = schema.TensorMapT()
-            entry.name, entry.tensorIndex = graph.tensors[index].name, int(index)
+            entry.name, entry.tensorIndex = name.encode(), int(index)
             maps.append(entry)
         setattr(signature, side, maps)
     model.signatureDefs = [signature]
