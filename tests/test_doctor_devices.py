@@ -57,7 +57,8 @@ def test_fix_takes_the_causes_away_and_they_stay_away(machine, command):
 
     assert (code, err) == (0, ""), out
     assert [line for line in out.splitlines() if line.endswith(": gone")] == [
-        f"  {check}: gone" for check in ("root-unsafe", "broken-packages", "ssh-max-startups", "ssh-root-login", "linger")
+        f"  {check}: gone"
+        for check in ("root-unsafe", "broken-packages", "ssh-max-startups", "ssh-root-login", "linger")
     ]
     assert out.endswith("nothing wrong; 5 checks\n")
     assert sick == {

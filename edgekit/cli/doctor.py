@@ -29,7 +29,8 @@ COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
     "  edgekit doctor pi@raspberrypi.local --fix\n"
     "  edgekit doctor pi@raspberrypi.local --json --save snapshot.json\n"
     "  edgekit doctor local:.                     this machine\n"
-    "Exit codes: 0 fine or notes only, 10 warnings, 20 errors; 4 not reached. docs/doctor.md lists every check.",
+    "Exit codes: 0 fine or notes only, 10 warnings, 20 errors, 4 not reached.\n"
+    "docs/doctor.md lists every check.",
 )
 @DEVICE
 @click.option("--fix", is_flag=True, help="Show each command that would help, ask, and run it there.")

@@ -61,7 +61,8 @@ Examples:
 \b
 Exit codes: 0 fine, 1 other error, 2 a file or option, 3 bundle, 4 device,
 5 installed but unhealthy (not switched), 6 conversion or int8 too bad,
-130 interrupted. edgekit diff: 1 is different. edgekit doctor: 10 warnings, 20 errors.
+130 interrupted. edgekit diff: 1 is different. edgekit doctor: warnings 10,
+errors 20.
 """
 
 
