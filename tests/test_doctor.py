@@ -61,6 +61,7 @@ CPU = "/sys/devices/system/cpu"
 POLICY = f"{CPU}/cpufreq/policy0"
 THERMAL = "/sys/class/thermal/thermal_zone0/temp"
 EMMC = "/sys/block/mmcblk0/device"
+SUPPLY = "/proc/device-tree/chosen/power"
 USB = "/sys/bus/usb/devices/1-1"
 LIBRARY = "/usr/lib/aarch64-linux-gnu/libedgetpu.so.1"
 LOADER = "/usr/lib/aarch64-linux-gnu/libvulkan.so.1"
@@ -86,7 +87,7 @@ CURES: dict[str, tuple[str, list[tuple[Any, ...]]]] = {
     "edgetpu-abi": ("debian-12-pc-coral-usb", [("commands", "packages", "out", "libedgetpu1-max 16.0tf2.17.1-1 amd64 ii")]),
     "edgetpu-usb-max": ("debian-12-pc-coral-usb", [("commands", "packages", "out", "libedgetpu1-std 16.0tf2.17.1-1 amd64 ii")]),
     "coral-usb2": ("rpi-os-13-pi5-coral-usb2", [("files", f"{USB}/speed", "5000")]),
-    "coral-usb-power": ("rpi-os-13-pi5-coral-usb2", [("commands", "usb_max_current", "out", "usb_max_current_enable=1\n")]),
+    "coral-usb-power": ("rpi-os-13-pi5-coral-usb2", [("binary", f"{SUPPLY}/usb_max_current_enable", "00000001")]),
     "coral-udev": ("rpi-os-13-pi5-coral-usb2", [("lines", RULES)]),
     "coral-group": ("debian-12-pc-coral-usb", [("nodes", "/dev/bus/usb/004/005", USABLE)]),
     "apex-driver": ("debian-13-pc-coral-pcie", [("names", "+/dev/apex_0")]),
@@ -212,7 +213,10 @@ def test_a_udev_rule_is_written_for_both_ids_of_the_coral_and_loaded():
     assert commands[1].startswith('printf \'%s\\n\' \'SUBSYSTEM=="usb", ATTR{idVendor}=="1a6e"')
     assert "18d1" in commands[1]
     assert commands[1].endswith("| sudo tee /etc/udev/rules.d/60-edgekit-coral-usb.rules")
-    assert commands[2:] == ["sudo udevadm control --reload-rules", "sudo udevadm trigger --subsystem-match=usb"]
+    assert commands[2:] == [
+        "sudo udevadm control --reload-rules",
+        "sudo udevadm trigger --subsystem-match=usb",
+    ]  # pi is in plugdev
 
 
 def test_a_command_with_input_does_the_same_typed_into_a_shell(tmp_path):

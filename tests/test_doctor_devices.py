@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from standins.nspawn import Device
 
 LAX = "/etc/ssh/sshd_config.d/20-lax.conf"
-OURS = "/etc/ssh/sshd_config.d/05-edgekit.conf"
+OURS = "/etc/ssh/sshd_config.d/05-edgekit-root-login.conf"
 ROOT = "/home/pi/.local/state/edgekit"
 CAUSES = ("linger", "ssh-max-startups", "ssh-root-login", "broken-packages", "root-unsafe")
 ONLY = [word for check in CAUSES for word in ("--only", check)]

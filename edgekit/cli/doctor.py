@@ -78,7 +78,7 @@ def doctor_command(
             _show_difference(before, diagnosis)
     if as_json:
         show_json({"device": device, "board": board.board or board.system, **_as_fields(diagnosis, done)})
-    elif fix and not steps:
+    elif fix and diagnosis.findings and not steps:
         click.echo("no command of doctor's would help: what is left is for hands")
     return diagnosis.exit_code
 
@@ -90,7 +90,7 @@ def _treated(patient: Patient, steps: Sequence[Step], yes: bool, *, quiet: bool,
         click.echo(f"\n{step.finding.check}: {step.finding.message}\n  $ {step.command.text}", err=quiet)
         return yes or click.confirm("  Run this on the device?", default=False, err=quiet)
 
-    for one in treat(patient, steps, agree):
+    for one in _finishing(treat(patient, steps, agree)):
         if one.code is not None and not quiet:
             from edgekit.doctor.snapshot import plain
 
@@ -99,6 +99,15 @@ def _treated(patient: Patient, steps: Sequence[Step], yes: bool, *, quiet: bool,
                 click.echo(f"  {line}")
             click.echo("  done" if one.code == 0 else f"  exit code {one.code}: the rest of this one is left out")
         yield one
+
+
+def _finishing(steps: Any) -> Any:
+    """The same, and a word about what goes on when somebody interrupts it."""
+    try:
+        yield from steps
+    except KeyboardInterrupt:
+        click.echo("\na command that has begun goes on to its end on the device", err=True)
+        raise
 
 
 def _show(diagnosis: Diagnosis) -> None:
@@ -118,7 +127,12 @@ def _show(diagnosis: Diagnosis) -> None:
 
 
 def _show_finding(finding: Finding) -> None:
-    head = textwrap.wrap(f"{finding.severity}  {finding.message} [{finding.check}]", WIDTH, subsequent_indent="  ")
+    head = textwrap.wrap(
+        f"{finding.severity}  {finding.message} [{finding.check}]",
+        WIDTH,
+        subsequent_indent="  ",
+        break_on_hyphens=False,
+    )
     severity = len(finding.severity)
     click.echo(click.style(head[0][:severity], fg=COLOURS[finding.severity], bold=True) + head[0][severity:])
     for line in head[1:]:
@@ -154,6 +168,10 @@ def _show_difference(before: Diagnosis, after: Diagnosis) -> None:
         else:
             then = f", until you {finding.after}" if finding.after else ""
             _wrapped(f"{finding.check}: still there{then}", "  ", "    ")
+    known = {finding.check for finding in before.findings}
+    for finding in after.findings:
+        if finding.check not in known:  # found now that something else is out of its way
+            _show_finding(finding)
     click.echo(summary(after))
 
 

@@ -4,7 +4,6 @@ Sent over the channel in place of the agent, so nothing has to be installed ther
 an old Python is one of the findings. It changes nothing, unless `run` is asked for, which a person has agreed to.
 """
 
-import ctypes
 import glob
 import grp
 import os
@@ -332,6 +331,8 @@ def uptime_s() -> "Optional[int]":
 def adjtimex() -> "Optional[int]":
     """What the kernel says of its clock: 5 (TIME_ERROR) is not synchronized. Asked with no change in mind (modes 0)."""
     try:
+        import ctypes  # which not every Python is built with
+
         return int(ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(512)))
-    except (OSError, AttributeError, TypeError):
+    except (ImportError, OSError, AttributeError, TypeError):
         return None

@@ -16,6 +16,7 @@ RULES = "".join(
     f'SUBSYSTEM=="usb", ATTR{{idVendor}}=="{vendor}", ATTR{{idProduct}}=="{product}", MODE="0660", GROUP="plugdev"\n'
     for vendor, product in IDS
 )
+_POWER = "/proc/device-tree/chosen/power"
 SUPER_SPEED = 5000  # Mbit/s
 BUILD = "16.0TF2.17.1-1"  # of feranick/libedgetpu, which Frigate ships
 # the first TensorFlow whose TfLiteRegistration has the field that runtimes from this one on read
@@ -184,13 +185,13 @@ def coral_usb_power(board: Snapshot) -> Iterator[Found]:
             (Evidence("dmesg", cited(lines[-1])),),
             by_hand="a powered USB 3 hub, or a stronger supply",
         )
-    limit = board.ran("usb_max_current")
-    if limit is not None and limit.out.strip() == "usb_max_current_enable=0":
-        supply = board.binary("/proc/device-tree/chosen/power/max_current")
-        said = () if supply is None else (Evidence("/proc/device-tree/chosen/power/max_current", f"{supply} mA"),)
+    # told by the firmware of Raspberry Pi 5 alone: the others have no such limiter
+    is_high, supply = board.binary(f"{_POWER}/usb_max_current_enable"), board.binary(f"{_POWER}/max_current")
+    if is_high == 0:
+        said = () if supply is None else (Evidence(f"{_POWER}/max_current", f"{supply} mA"),)
         yield Found(
             "all USB ports together get 600 mA, the accelerator alone may take 900",
-            (Evidence("vcgencmd get_config usb_max_current_enable", "0"), *said),
+            (Evidence(f"{_POWER}/usb_max_current_enable", "0"), *said),
             by_hand="use a 5 V 5 A supply (27 W USB-PD); with one that does not say so over USB-PD: usb_max_current_enable=1 in "
             "/boot/firmware/config.txt and reboot",
             severity="warning",
@@ -225,6 +226,7 @@ def coral_udev(board: Snapshot) -> Iterator[Found | CannotTell]:
         write_file(board, RULES_FILE, RULES),
         as_root(board, "udevadm", "control", "--reload-rules"),
         as_root(board, "udevadm", "trigger", "--subsystem-match=usb"),
+        *(add_to_group(board, "plugdev") if board.uid != 0 and "plugdev" not in board.member_of else ()),
     )
     yield Found(
         "only root may open the Coral USB accelerator",

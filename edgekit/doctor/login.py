@@ -20,7 +20,7 @@ from edgekit.doctor.finding import (
 from edgekit.doctor.snapshot import Snapshot, cited, version_of, whole
 
 DEFAULTS = {"maxstartups": "10:30:100", "permitrootlogin": "prohibit-password", "passwordauthentication": "yes"}
-DROP_IN = "/etc/ssh/sshd_config.d/05-edgekit.conf"  # the first value wins: before 50-cloud-init.conf
+DROP_IN = "/etc/ssh/sshd_config.d/05-edgekit-root-login.conf"  # the first value wins: before 50-cloud-init.conf
 MAIN = "/etc/ssh/sshd_config"
 FEWEST = 10  # OpenSSH's own
 _OFF = "s/^[[:space:]]*MaxStartups/#&/I"  # sed: the line becomes a comment, the default holds
@@ -173,7 +173,8 @@ def password_login(board: Snapshot) -> Iterator[Found | CannotTell]:
         yield Found(
             "passwords may log in",
             (Evidence(where, "passwordauthentication yes"),),
-            by_hand=f"when everybody who needs it has a key there: PasswordAuthentication no in {DROP_IN}, sudo sshd -t, "
+            by_hand="when everybody who needs it has a key there: PasswordAuthentication no in "
+            "/etc/ssh/sshd_config.d/05-keys-only.conf, sudo sshd -t, "
             "sudo systemctl reload ssh. doctor does not do this, it could lock somebody out",
         )
 

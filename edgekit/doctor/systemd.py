@@ -92,7 +92,7 @@ def failed_units(board: Snapshot) -> Iterator[Found]:
     names = [line.split()[0] for line in (ran.out if ran else "").splitlines() if line.split()]
     if runs_systemd(board) and names:
         yield Found(
-            f"{len(names)} units have failed: {cited(', '.join(names[:5]))}",
+            f"failed: {cited(', '.join(names[:5]))}{' and more' if len(names) > 5 else ''}",
             (Evidence("systemctl --failed", cited(" ".join(names))),),
             by_hand="systemctl status UNIT tells why",
         )

@@ -159,8 +159,6 @@ KERNEL_LOG = (
 # name -> (argument list, seconds, wanted lines or None for all)
 COMMANDS = {
     "get_throttled": (["vcgencmd", "get_throttled"], 5, None),
-    "ext5v": (["vcgencmd", "pmic_read_adc", "EXT5V_V"], 5, None),
-    "usb_max_current": (["vcgencmd", "get_config", "usb_max_current_enable"], 5, None),
     "nvpmodel": (["nvpmodel", "-q"], 10, None),
     "packages": (
         ["dpkg-query", "-W", "-f", "${Package} ${Version} ${Architecture} ${db:Status-Abbrev}\\n", *PACKAGES],
