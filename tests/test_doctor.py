@@ -16,7 +16,7 @@ from devices import PYTHON, refused, wait_until, world
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgekit.doctor import collect, manual, wanted
+from edgekit.doctor import collect, manual, running, wanted
 from edgekit.doctor.checks import CHECKS, diagnose
 from edgekit.doctor.examine import Patient, Step, open_patient, plan, treat
 from edgekit.doctor.finding import Command
@@ -33,7 +33,8 @@ SYSTEMS = sorted(path.stem for path in FOLDER.glob("*.json"))
 EXPECTED = {
     "alpine-3.22-pc": "python-wheel edgetpu-library coral-udev | clock-free | no-systemd",
     "coral-dev-board-mendel5": "python-wheel flash-worn | apex-hot memory-low ssh-keygen | no-swap",
-    "debian-12-pc-coral-usb": "edgetpu-abi coral-usb-power coral-group | numpy-abi | edgetpu-usb-max vulkan-driver gpu-access",
+    "debian-12-pc-coral-usb": "edgetpu-abi coral-usb-power coral-group | numpy-abi coral-usb-resets "
+    "| edgetpu-usb-max vulkan-driver gpu-access",
     "debian-13-pc-coral-pcie": "apex-driver | broken-packages |",
     "docker-python-3.12": "| ssh-keygen | volatile-root no-systemd",
     "jetson-nano-jetpack4": "python-wheel | jetson-over-current ssh-keygen "
@@ -88,6 +89,7 @@ CURES: dict[str, tuple[str, list[tuple[Any, ...]]]] = {
     "edgetpu-usb-max": ("debian-12-pc-coral-usb", [("commands", "packages", "out", "libedgetpu1-std 16.0tf2.17.1-1 amd64 ii")]),
     "coral-usb2": ("rpi-os-13-pi5-coral-usb2", [("files", f"{USB}/speed", "5000")]),
     "coral-usb-power": ("rpi-os-13-pi5-coral-usb2", [("binary", f"{SUPPLY}/usb_max_current_enable", "00000001")]),
+    "coral-usb-resets": ("debian-12-pc-coral-usb", [("commands", "kernel_log", "out", "usb 4-2: USB disconnect")]),
     "coral-udev": ("rpi-os-13-pi5-coral-usb2", [("lines", RULES)]),
     "coral-group": ("debian-12-pc-coral-usb", [("nodes", "/dev/bus/usb/004/005", USABLE)]),
     "apex-driver": ("debian-13-pc-coral-pcie", [("names", "+/dev/apex_0")]),
@@ -332,6 +334,22 @@ def test_whichever_of_two_lines_sshd_takes_a_low_one_is_found_and_taken_out_wher
 
     assert finding.message == "sshd begins to drop logins at 3 at once"
     assert finding.commands[0].text == "sudo sed -i -E 's/^[[:space:]]*MaxStartups/#&/I' /etc/ssh/sshd_config"
+
+
+def test_an_empty_slot_for_a_card_is_no_failing_card():
+    line = "[    5.1] mmc1: error -110 whilst initialising SDIO card"
+
+    assert "card-errors" not in found(
+        changed(fields_of("rpi-os-12-pi4-healthy"), ("commands", "kernel_log", "out", line))
+    )
+
+
+def test_a_pc_may_be_warm_where_a_raspberry_pi_is_throttled():
+    for system, is_hot in (("rpi-os-12-pi4-healthy", True), ("ubuntu-24.04-pc-nvidia", False)):
+        assert ("too-hot" in found(changed(fields_of(system), ("files", THERMAL, "85000")))) == is_hot
+    trips = "/sys/class/thermal/thermal_zone0/trip_point_1"
+    passive = [("files", THERMAL, "85000"), ("files", f"{trips}_type", "passive"), ("files", f"{trips}_temp", "84000")]
+    assert "too-hot" in found(changed(fields_of("ubuntu-24.04-pc-nvidia"), *passive))
 
 
 # -- damaged snapshots
@@ -590,25 +608,25 @@ def test_an_answer_that_is_not_a_snapshot_is_an_error_of_the_device(answer, devi
 # -- what is sent
 
 
-@pytest.mark.parametrize("name", ["collect", "wanted"])
+@pytest.mark.parametrize("name", ["collect", "running", "wanted"])
 def test_what_is_sent_is_python_3_6(name):
     ast.parse((PACKAGE / "doctor" / f"{name}.py").read_text(), feature_version=(3, 6))
 
 
 def test_a_command_that_hangs_is_killed_with_its_children(tmp_path):
-    said = collect.run(["sh", "-c", f"(sleep 5; touch {tmp_path}/late) & sleep 5"], 0.2, None)
+    said = running.run(["sh", "-c", f"(sleep 5; touch {tmp_path}/late) & sleep 5"], 0.2, None)
 
     assert said == {"timed_out": 0.2}
 
 
 def test_what_a_command_says_is_kept_or_why_it_said_nothing():
-    assert collect.run(["sh", "-c", "echo out; echo err >&2; exit 3"], 5, None) == {
+    assert running.run(["sh", "-c", "echo out; echo err >&2; exit 3"], 5, None) == {
         "code": 3,
         "out": "out\n",
         "err": "err\n",
     }
-    assert collect.run(["sh", "-c", "seq 30"], 5, "^2.$")["out"].split() == [str(n) for n in range(20, 30)]
-    assert collect.run(["no-such-program"], 5, None) == {"missing": True}
+    assert running.run(["sh", "-c", "seq 30"], 5, "^2.$")["out"].split() == [str(n) for n in range(20, 30)]
+    assert running.run(["no-such-program"], 5, None) == {"missing": True}
 
 
 def test_files_that_cannot_be_read_say_why():

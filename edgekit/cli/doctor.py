@@ -92,7 +92,7 @@ def _treated(patient: Patient, steps: Sequence[Step], yes: bool, *, quiet: bool,
 
     for one in _finishing(treat(patient, steps, agree)):
         if one.code is not None and not quiet:
-            from edgekit.doctor.snapshot import plain
+            from edgekit.doctor.text import plain
 
             lines = [plain(line) for line in one.out.splitlines() if line.strip()]
             for line in lines[-1:] if one.code == 0 else lines[-8:]:

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 from edgekit.doctor.edgetpu import PCI
 from edgekit.doctor.finding import CannotTell, Evidence, Found, add_to_group, as_root, check, install, write_file
-from edgekit.doctor.snapshot import Snapshot, cited, version_of
+from edgekit.doctor.snapshot import Snapshot
+from edgekit.doctor.text import cited, version_of
 
 RULES_FILE = "/etc/udev/rules.d/65-edgekit-apex.rules"
 RULES = 'SUBSYSTEM=="apex", MODE="0660", GROUP="apex"\n'

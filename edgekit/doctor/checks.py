@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
-from edgekit.doctor import apex, clock, edgetpu, gpu, login, memory, power, runtime, storage, systemd
+from edgekit.doctor import apex, clock, coral, edgetpu, gpu, login, memory, power, runtime, storage, systemd
 from edgekit.doctor.finding import EXIT_CODES, SEVERITIES, Check, Finding, Unknown
 from edgekit.doctor.snapshot import Snapshot
 from edgekit.errors import InputError
@@ -14,6 +14,7 @@ from edgekit.errors import InputError
 CHECKS: tuple[Check, ...] = (
     *runtime.CHECKS,
     *edgetpu.CHECKS,
+    *coral.CHECKS,
     *apex.CHECKS,
     *gpu.CHECKS,
     *power.CHECKS,

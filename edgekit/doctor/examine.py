@@ -12,10 +12,15 @@ from edgekit.deploy.session import Session, open_session, refuse_host_key
 from edgekit.deploy.transport import AskHostKey, packed_sources
 from edgekit.doctor.checks import Diagnosis
 from edgekit.doctor.finding import Command, Finding
-from edgekit.doctor.snapshot import Snapshot, plain, read_snapshot
+from edgekit.doctor.snapshot import Snapshot, read_snapshot
+from edgekit.doctor.text import plain
 from edgekit.errors import DeviceError, DeviceRefused, InputError
 
-SENT = ("edgekit.doctor.wanted", "edgekit.doctor.collect")  # in the order in which they import one another
+SENT = (
+    "edgekit.doctor.wanted",
+    "edgekit.doctor.running",
+    "edgekit.doctor.collect",
+)  # in the order in which they import one another
 LONGEST_S = 1800.0  # of one command: a package manager on a slow card
 
 

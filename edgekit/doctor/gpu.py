@@ -7,7 +7,8 @@ import re
 from collections.abc import Iterator
 
 from edgekit.doctor.finding import Evidence, Found, add_to_group, check, install, install_by_hand
-from edgekit.doctor.snapshot import Snapshot, cited
+from edgekit.doctor.snapshot import Snapshot
+from edgekit.doctor.text import cited
 
 # kernel driver -> words in the file name of Mesa's or the vendor's Vulkan driver
 VULKAN = {

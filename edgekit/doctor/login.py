@@ -17,7 +17,8 @@ from edgekit.doctor.finding import (
     install_by_hand,
     write_file,
 )
-from edgekit.doctor.snapshot import Snapshot, cited, version_of, whole
+from edgekit.doctor.snapshot import Snapshot
+from edgekit.doctor.text import cited, version_of, whole
 
 DEFAULTS = {"maxstartups": "10:30:100", "permitrootlogin": "prohibit-password", "passwordauthentication": "yes"}
 DROP_IN = "/etc/ssh/sshd_config.d/05-edgekit-root-login.conf"  # the first value wins: before 50-cloud-init.conf

@@ -10,7 +10,8 @@ from edgekit.doctor.checks import CHECKS
 BEGIN, END = "<!-- written by edgekit.doctor.manual: begin -->", "<!-- end -->"
 TOPICS = {
     "runtime": "Python, C library, numpy",
-    "edgetpu": "Coral Edge TPU: library, USB, power, access",
+    "edgetpu": "Coral Edge TPU: its library",
+    "coral": "Coral Edge TPU on USB",
     "apex": "Coral Edge TPU on PCIe and M.2",
     "gpu": "GPU",
     "power": "Supply, heat, clocks",

@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterator
 
 from edgekit.doctor.finding import CannotTell, Evidence, Found, check, install, install_by_hand
-from edgekit.doctor.snapshot import Snapshot, cited
+from edgekit.doctor.snapshot import Snapshot
+from edgekit.doctor.text import cited
 
 LOW_KIB = 150 * 1024  # numpy and an interpreter with a small network take about 100 MB
 SMALL_KIB = 1200 * 1024

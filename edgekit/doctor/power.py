@@ -6,13 +6,14 @@ import re
 from collections.abc import Iterator
 
 from edgekit.doctor.finding import CannotTell, Evidence, Found, add_to_group, as_root, check
-from edgekit.doctor.snapshot import Snapshot, cited, whole
+from edgekit.doctor.snapshot import Snapshot
+from edgekit.doctor.text import cited, whole
 
 UNDER_VOLTAGE, THROTTLED = 0x1, 0xE  # bits of get_throttled: now; 16 bits higher: since boot
 WORDS = {1: "the clock is capped", 2: "throttled", 3: "at the soft temperature limit"}
 FIXED_LOW = "powersave"
 DYNAMIC = ("schedutil", "ondemand", "conservative", "interactive")
-PASSIVE_MC = 80000  # where no trip point is told: Raspberry Pi and Jetson begin to throttle about there
+FIRMWARE_MC = 80000  # where a Raspberry Pi's firmware begins to throttle: the kernel has no passive trip point there
 
 
 def throttle_word(board: Snapshot) -> tuple[int, str] | None:
@@ -140,8 +141,8 @@ def too_hot(board: Snapshot) -> Iterator[Found]:
             and (trip := board.number(trip_path.replace("_type", "_temp"))) is not None
             and trip > 40_000
         ]
-        limit = min(trips, default=PASSIVE_MC)
-        if temperature >= limit:
+        limit = min(trips, default=FIRMWARE_MC if board.is_raspberry_pi else None)
+        if limit is not None and temperature >= limit:
             yield Found(
                 f"{cited(kind) or 'a thermal zone'} is at {temperature / 1000:.0f} °C, clocks are cut from "
                 f"{limit / 1000:.0f} °C on",
@@ -160,20 +161,24 @@ def too_hot(board: Snapshot) -> Iterator[Found]:
     source="Documentation/admin-guide/pm/cpufreq.rst, intel_pstate.rst",
 )
 def governor(board: Snapshot) -> Iterator[Found]:
+    evidence, commands = [], []
     for path in board.paths("/sys/devices/system/cpu/cpufreq/policy*/scaling_governor"):
         folder = path.rpartition("/")[0]
         driver = board.text(f"{folder}/scaling_driver") or ""
         available = (board.text(f"{folder}/scaling_available_governors") or "").split()
         if board.text(path) != FIXED_LOW or "pstate" in driver:
             continue
+        evidence.append(Evidence(path, f"{FIXED_LOW}, driver {cited(driver) or 'unknown'}"))
         better = next((name for name in DYNAMIC if name in available), None)
-        commands = () if better is None else (as_root(board, "tee", path, stdin=better + "\n"),)
+        if better is not None:
+            commands.append(as_root(board, "tee", path, stdin=better + "\n"))
+    if evidence:
         yield Found(
             "the clock is held at its lowest",
-            (Evidence(path, FIXED_LOW), Evidence(f"{folder}/scaling_driver", cited(driver) or "unknown")),
-            commands,
-            by_hand="until the next boot: what sets it there is in /etc/default/cpufrequtils, /etc/rc.local or "
-            "a unit of systemd's",
+            tuple(evidence),
+            tuple(commands),
+            by_hand="until the next boot: what sets it there is in /etc/default/cpufrequtils, /etc/rc.local or a unit of "
+            "systemd's",
         )
 
 
@@ -185,17 +190,19 @@ def governor(board: Snapshot) -> Iterator[Found]:
     source="Documentation/admin-guide/pm/cpufreq.rst (scaling_max_freq)",
 )
 def clock_limit(board: Snapshot) -> Iterator[Found]:
+    limited: dict[tuple[int, int], list[str]] = {}
     for path in board.paths("/sys/devices/system/cpu/cpufreq/policy*/scaling_max_freq"):
         highest = board.number(path.replace("scaling_max_freq", "cpuinfo_max_freq"))
         limit = board.number(path)
         if highest and limit and 0 < limit < highest:
-            commands = () if board.is_jetson else (as_root(board, "tee", path, stdin=f"{highest}\n"),)
-            yield Found(
-                f"the clock is limited to {limit // 1000} of {highest // 1000} MHz",
-                (Evidence(path, str(limit)),),
-                commands,
-                by_hand="sudo nvpmodel -q shows the power mode that sets it" if board.is_jetson else "",
-            )
+            limited.setdefault((limit, highest), []).append(path)
+    for (limit, highest), paths in limited.items():
+        yield Found(
+            f"the clock is limited to {limit // 1000} of {highest // 1000} MHz",
+            tuple(Evidence(path, str(limit)) for path in paths),
+            () if board.is_jetson else tuple(as_root(board, "tee", path, stdin=f"{highest}\n") for path in paths),
+            by_hand="sudo nvpmodel -q shows the power mode that sets it" if board.is_jetson else "",
+        )
 
 
 @check(

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from edgekit.doctor.finding import CannotTell, Command, Evidence, Found, as_root, check, install
-from edgekit.doctor.snapshot import Snapshot, cited, version_of
+from edgekit.doctor.snapshot import Snapshot
+from edgekit.doctor.text import cited, version_of
 from edgekit.errors import DeviceUnsupported
 from edgekit.platforms import Platform, choose_runtime
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
+from edgekit.doctor.text import plain, whole
 from edgekit.errors import InputError
 
 VERSION = 1  # of collect.py's answer
-_LONGEST_CITED = 160  # characters
 _UNPACKED = frozenset("iUFHWt")  # second letter of dpkg's db:Status-Abbrev: the files are there
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")  # of a user, a kernel, a package: nothing that could be an option
 
@@ -281,29 +281,6 @@ class Snapshot:
     def _number(self, *keys: str) -> int | None:
         found = self._at(*keys)
         return int(found) if _is_number(found) else None
-
-
-def plain(text: object) -> str:
-    """What a device says, as one line that a terminal can show."""
-    return "".join(char if char.isprintable() else "?" for char in str("" if text is None else text))
-
-
-def cited(text: str) -> str:
-    """The beginning of a longer text, on one line."""
-    line = plain(" | ".join(part.strip() for part in text.splitlines() if part.strip()))
-    return line if len(line) <= _LONGEST_CITED else line[: _LONGEST_CITED - 1] + "…"
-
-
-def whole(text: str | None) -> int | None:
-    """A whole number at the beginning of a text."""
-    match = re.match(r"\s*(0x[0-9a-fA-F]{1,16}|-?\d{1,18})\b", text or "", re.ASCII)
-    return int(match[1], 0 if "x" in match[1] else 10) if match else None
-
-
-def version_of(text: str | None) -> tuple[int, ...]:
-    """ "2.16.1" as numbers, as far as they go; () for none."""
-    match = re.match(r"\d{1,6}(\.\d{1,6})*", text or "", re.ASCII)
-    return tuple(int(part) for part in match[0].split(".")) if match else ()
 
 
 def _is_number(value: Any) -> bool:

@@ -6,13 +6,18 @@ import re
 from collections.abc import Iterator
 
 from edgekit.doctor.finding import CannotTell, Command, Evidence, Found, as_root, check
-from edgekit.doctor.snapshot import Mount, Snapshot, cited
+from edgekit.doctor.snapshot import Mount, Snapshot
+from edgekit.doctor.text import cited
 
 MIB = 1 << 20
 NEEDED_BYTES = 200 * MIB  # a runtime (64 MB unpacked) and two releases, with a reserve
 COMFORTABLE_BYTES = 500 * MIB
 NEEDED_INODES = 2000  # a runtime is 190 files, a release a dozen
 IN_MEMORY = ("tmpfs", "ramfs")
+_CARD_ERROR = re.compile(  # not "mmc1: error -110 whilst initialising SDIO card", which an empty slot says
+    r"I/O error.*mmcblk|mmcblk\d+: (error|recovery failed)|mmc\d+: (Card stuck|Timeout waiting)|EXT4-fs error|"
+    r"Remounting filesystem read-only"
+)
 LIFE = {0x0B: "beyond its estimated life"}  # 0x01 to 0x0A: up to 10, 20 ... 100 %
 WORN = 0x09  # 80 to 90 % used
 
@@ -187,11 +192,7 @@ def filesystem_errors(board: Snapshot) -> Iterator[Found]:
 )
 def card_errors(board: Snapshot) -> Iterator[Found]:
     log = board.ran("kernel_log")
-    lines = [
-        line
-        for line in (log.out if log else "").splitlines()
-        if re.search(r"I/O error.*mmcblk|mmcblk.*I/O error|mmc\d+.*(error|timeout)|EXT4-fs error|read-only", line)
-    ]
+    lines = [line for line in (log.out if log else "").splitlines() if _CARD_ERROR.search(line)]
     if lines:
         yield Found(
             f"the kernel tells of {len(lines)} errors of its storage",

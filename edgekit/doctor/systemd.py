@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from edgekit.doctor.finding import CannotTell, Evidence, Found, as_root, check, install, install_by_hand
-from edgekit.doctor.snapshot import Snapshot, cited
+from edgekit.doctor.snapshot import Snapshot
+from edgekit.doctor.text import cited
 
 
 def runs_systemd(board: Snapshot) -> bool:

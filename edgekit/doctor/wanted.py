@@ -152,7 +152,8 @@ PACKAGES = (
 
 # kernel messages that mean something here
 KERNEL_LOG = (
-    r"[Uu]nder-?voltage|over-?current|OC ALARM|mmc\d+.*(error|timeout)|I/O error|EXT4-fs (error|warning)|"
+    r"[Uu]nder-?voltage|over-?current|OC ALARM|"
+    r"mmc(blk)?\d+: (error|recovery failed|Card stuck|Timeout)|I/O error|EXT4-fs (error|warning)|"
     r"Remounting filesystem read-only|Out of memory|oom-kill|apex|gasket|USB disconnect|reset (Super|high-)[Ss]peed"
 )
 
