@@ -7,18 +7,20 @@ import copy
 import json
 import subprocess
 import sys
+import zlib
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import pytest
 from devices import PYTHON, refused, wait_until, world
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sshd import SSHD, why_no_sshd
 
 from edgekit.doctor import collect, manual, running, wanted
 from edgekit.doctor.checks import CHECKS, diagnose
-from edgekit.doctor.examine import Patient, Step, open_patient, plan, treat
+from edgekit.doctor.examine import SENT, Patient, Step, open_patient, plan, treat
 from edgekit.doctor.finding import Command
 from edgekit.doctor.login import sshd_settings
 from edgekit.doctor.snapshot import Snapshot, read_snapshot
@@ -239,7 +241,7 @@ def test_root_needs_no_sudo():
 def test_jetpack_5_can_install_a_python_that_has_wheels():
     finding = found(fields_of("xavier-nx-jetpack5"))["python-wheel"]
 
-    assert finding.commands[-1].argv[-2:] == ("python3.9", "libpython3.9-stdlib")
+    assert finding.commands[-1].argv[-2:] == ("--no-install-recommends", "python3.9")
     assert "--python python3.9" in finding.by_hand
 
 
@@ -352,6 +354,75 @@ def test_a_pc_may_be_warm_where_a_raspberry_pi_is_throttled():
     assert "too-hot" in found(changed(fields_of("ubuntu-24.04-pc-nvidia"), *passive))
 
 
+# -- what others say of the same
+
+LINES = st.lists(
+    st.sampled_from(
+        [
+            *(
+                "PermitRootLogin yes",
+                "permitrootlogin no",
+                "PermitRootLogin=prohibit-password",
+                "  PermitRootLogin\tyes  ",
+            ),
+            *("PasswordAuthentication no", 'PasswordAuthentication "yes"', "PASSWORDAUTHENTICATION yes # so far"),
+            *(
+                "# PermitRootLogin no",
+                "#PasswordAuthentication no",
+                "",
+                "X11Forwarding no",
+                "Match User nobody",
+                "Match all",
+            ),
+        ]
+    ),
+    max_size=8,
+)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(LINES)
+def test_sshd_reads_its_file_as_we_do(tmp_path, lines):
+    if why := why_no_sshd():
+        pytest.skip(why)
+    if "Match all" in lines:
+        lines = lines[: lines.index("Match all")]  # which is for everybody after all, and nobody writes it
+    key, file = tmp_path / "key", tmp_path / "sshd_config"
+    if not key.exists():
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
+    file.write_text("\n".join(lines) + "\n")
+    said = subprocess.run(
+        [SSHD, "-T", "-f", str(file), "-h", str(key)], capture_output=True, text=True, check=True
+    ).stdout
+    theirs = dict(line.split(" ", 1) for line in said.splitlines() if " " in line)
+
+    told = sshd_settings(Snapshot({"files": {"/etc/ssh/sshd_config": file.read_text()}}))
+
+    assert told is not None
+    root = told[0]["permitrootlogin"].replace("prohibit-password", "without-password")
+    assert (root, told[0]["passwordauthentication"]) == (theirs["permitrootlogin"], theirs["passwordauthentication"])
+
+
+@pytest.mark.parametrize("path", ["/", "/proc/self", "/tmp", "/dev/shm/x", "/sys/kernel", str(Path.home())])
+def test_findmnt_knows_the_same_mount_below_a_path(path):
+    there = Path(path) if Path(path).exists() else Path(path).parent
+    theirs = subprocess.run(["findmnt", "-no", "TARGET,FSTYPE", "-T", there], capture_output=True, text=True)
+    if theirs.returncode != 0:
+        pytest.skip("no findmnt here, or it cannot tell")
+    board = Snapshot({"files": {"/proc/mounts": Path("/proc/mounts").read_text()}})
+
+    mount = board.mount_of(str(there.resolve()))
+
+    assert mount is not None
+    assert [mount.place, mount.kind] == theirs.stdout.split()[-2:]
+
+
+def test_a_mount_point_with_a_blank_is_read():
+    [mount] = Snapshot({"files": {"/proc/mounts": "/dev/sda1 /media/my\\040disk ext4 rw 0 0"}}).mounts()
+
+    assert mount.place == "/media/my disk"
+
+
 # -- damaged snapshots
 
 SCALARS = st.one_of(
@@ -375,7 +446,7 @@ def places(value: Any, above: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return [place for key, inner in inside for place in [(*above, key), *places(inner, (*above, key))]]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_a_damaged_snapshot_is_judged_without_a_traceback(data):
     fields = fields_of(data.draw(st.sampled_from(SYSTEMS)))
@@ -575,8 +646,24 @@ def test_where_sudo_wants_a_password_nothing_is_run(device, tmp_path, monkeypatc
     sudo.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
 
-    with open_patient(device, python=PYTHON) as patient, refused(DeviceRefused, 4):
+    with open_patient(device, python=PYTHON) as patient, refused(DeviceRefused, 4) as told:
         patient.check_sudo(steps_for(Command(("sudo", "true"))))
+
+    assert "wants a password" in str(told.value)
+
+
+def test_where_there_is_no_sudo_that_is_said(device, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    sources = [(name, (PACKAGE / "doctor" / f"{name.rpartition('.')[2]}.py").read_text()) for name in SENT]
+    nowhere = [
+        (name, text.replace('FOLDERS = "/usr/local/sbin', 'FOLDERS = "/nowhere" or "')) for name, text in sources
+    ]
+    monkeypatch.setattr("edgekit.doctor.examine.packed_sources", lambda _: zlib.compress(json.dumps(nowhere).encode()))
+
+    with open_patient(device, python=PYTHON) as patient, refused(DeviceRefused, 4) as told:
+        patient.check_sudo(steps_for(Command(("sudo", "true"))))
+
+    assert "sudo is not there" in str(told.value)
 
 
 def test_a_command_that_two_findings_need_is_run_once():

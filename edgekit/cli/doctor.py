@@ -168,9 +168,8 @@ def _show_difference(before: Diagnosis, after: Diagnosis) -> None:
         else:
             then = f", until you {finding.after}" if finding.after else ""
             _wrapped(f"{finding.check}: still there{then}", "  ", "    ")
-    known = {finding.check for finding in before.findings}
     for finding in after.findings:
-        if finding.check not in known:  # found now that something else is out of its way
+        if finding not in before.findings:  # found now that something else is out of its way, or told otherwise
             _show_finding(finding)
     click.echo(summary(after))
 

@@ -14,7 +14,7 @@ from edgekit.doctor.checks import Diagnosis
 from edgekit.doctor.finding import Command, Finding
 from edgekit.doctor.snapshot import Snapshot, read_snapshot
 from edgekit.doctor.text import plain
-from edgekit.errors import DeviceError, DeviceRefused, InputError
+from edgekit.errors import DeviceError, DeviceRefused, DeviceUnreachable, InputError
 
 SENT = (
     "edgekit.doctor.wanted",
@@ -78,10 +78,16 @@ class Patient:
         """Raises DeviceRefused if a step needs sudo and sudo would ask for a password."""
         if not any(step.command.argv[0] == "sudo" for step in steps):
             return
-        code, _ = self.run(Command(("sudo", "-n", "true")))
+        try:
+            code, _ = self.run(Command(("sudo", "-n", "true")))
+        except DeviceUnreachable:
+            raise
+        except DeviceError:  # there is none
+            code = 127
         if code != 0:
+            why = "is not there" if code == 127 else "wants a password there, which edgekit never asks for"
             raise DeviceRefused(
-                f"{self._address}: sudo wants a password there, and edgekit never asks for one",
+                f"{self._address}: sudo {why}",
                 hint="nothing was changed: run the commands above on the device yourself, or log in as root",
             )
 

@@ -74,9 +74,14 @@ def _set(board: Snapshot, line: str) -> tuple[Command, ...]:
         return ()
     return (
         write_file(board, DROP_IN, line + "\n"),
-        as_root(board, "sshd", "-t"),
-        as_root(board, "systemctl", "reload", "ssh"),
+        *_reload(board),
     )
+
+
+def _reload(board: Snapshot) -> tuple[Command, ...]:
+    """What checks sshd's files and has it read them: the unit is ssh on Debian's family, sshd elsewhere."""
+    unit = "ssh" if board.program("apt-get") else "sshd"
+    return as_root(board, "sshd", "-t"), as_root(board, "systemctl", "reload", unit)
 
 
 def _unknown(board: Snapshot) -> Iterator[CannotTell]:
@@ -114,8 +119,7 @@ def max_startups(board: Snapshot) -> Iterator[Found | CannotTell]:
         (Evidence(path, f"MaxStartups {cited(value)}"),),
         (
             *(as_root(board, "sed", "-i", "-E", _OFF, path) for path in files),
-            as_root(board, "sshd", "-t"),
-            as_root(board, "systemctl", "reload", "ssh"),
+            *_reload(board),
         )
         if files and board.program("systemctl")
         else (),

@@ -73,7 +73,7 @@ def python_wheel(board: Snapshot) -> Iterator[Found | CannotTell]:
         if others:
             by_hand = f"{others[0]} is there already: add --python {others[0]} to every edgekit command"
         elif board.os_release("VERSION_CODENAME") == "focal" and platform.python < OLDEST_PYTHON:
-            commands = install(board, "python3.9", "libpython3.9-stdlib")  # universe of Ubuntu 20.04
+            commands = install(board, "python3.9")  # universe of Ubuntu 20.04
             by_hand = "then add --python python3.9 to every edgekit command"
         yield Found(str(error), _told(board), commands, by_hand)
 

@@ -195,7 +195,11 @@ class Snapshot:
     def mounts(self) -> list[Mount]:
         """/proc/mounts."""
         rows = (line.split() for line in (self.text("/proc/mounts") or "").splitlines())
-        return [Mount(row[0], row[1], row[2], tuple(row[3].split(","))) for row in rows if len(row) >= 4]
+        return [
+            Mount(_unescaped(row[0]), _unescaped(row[1]), row[2], tuple(_unescaped(row[3]).split(",")))
+            for row in rows
+            if len(row) >= 4
+        ]
 
     def mount_of(self, path: str) -> Mount | None:
         """Where a path lies: the longest mount point above it, the last one of equals."""
@@ -281,6 +285,11 @@ class Snapshot:
     def _number(self, *keys: str) -> int | None:
         found = self._at(*keys)
         return int(found) if _is_number(found) else None
+
+
+def _unescaped(text: str) -> str:
+    """A field of /proc/mounts, where a blank is \\040."""
+    return plain(re.sub(r"\\([0-3][0-7]{2})", lambda found: chr(int(found[1], 8)), text))
 
 
 def _is_number(value: Any) -> bool:
