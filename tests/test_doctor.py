@@ -10,7 +10,7 @@ import sys
 import zlib
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from devices import PYTHON, refused, wait_until, world
@@ -91,7 +91,7 @@ CURES: dict[str, tuple[str, list[tuple[Any, ...]]]] = {
     "edgetpu-usb-max": ("debian-12-pc-coral-usb", [("commands", "packages", "out", "libedgetpu1-std 16.0tf2.17.1-1 amd64 ii")]),
     "coral-usb2": ("rpi-os-13-pi5-coral-usb2", [("files", f"{USB}/speed", "5000")]),
     "coral-usb-power": ("rpi-os-13-pi5-coral-usb2", [("binary", f"{SUPPLY}/usb_max_current_enable", "00000001")]),
-    "coral-usb-resets": ("debian-12-pc-coral-usb", [("commands", "kernel_log", "out", "usb 4-2: USB disconnect")]),
+    "coral-usb-resets": ("debian-12-pc-coral-usb", [("commands", "kernel_journal", "out", "usb 4-2: USB disconnect")]),
     "coral-udev": ("rpi-os-13-pi5-coral-usb2", [("lines", RULES)]),
     "coral-group": ("debian-12-pc-coral-usb", [("nodes", "/dev/bus/usb/004/005", USABLE)]),
     "apex-driver": ("debian-13-pc-coral-pcie", [("names", "+/dev/apex_0")]),
@@ -352,6 +352,72 @@ def test_a_pc_may_be_warm_where_a_raspberry_pi_is_throttled():
     trips = "/sys/class/thermal/thermal_zone0/trip_point_1"
     passive = [("files", THERMAL, "85000"), ("files", f"{trips}_type", "passive"), ("files", f"{trips}_temp", "84000")]
     assert "too-hot" in found(changed(fields_of("ubuntu-24.04-pc-nvidia"), *passive))
+
+
+def test_where_the_kernels_messages_are_roots_it_is_said_what_could_not_be_told():
+    unknown = diagnose(read_snapshot(fields_of("debian-13-pc-coral-pcie"))).unknown
+
+    assert [one.check for one in unknown] == ["card-errors", "out-of-memory"]
+    assert "group adm" in unknown[0].why
+
+
+class Watched(Snapshot):
+    """A snapshot that keeps what it is asked for."""
+
+    asked: ClassVar[set[str]] = set()
+
+    def text(self, path):
+        self.asked.add(path)
+        return super().text(path)
+
+    def paths(self, pattern):
+        self.asked.add(pattern)
+        return super().paths(pattern)
+
+    def named(self, pattern):
+        self.asked.add(pattern)
+        return super().named(pattern)
+
+    def binary(self, path):
+        self.asked.add(path)
+        return super().binary(path)
+
+    def nodes(self, pattern):
+        self.asked.add(pattern)
+        return super().nodes(pattern)
+
+    def ran(self, name):
+        self.asked.add(name)
+        return super().ran(name)
+
+    def program(self, name):
+        self.asked.add(name)
+        return super().program(name)
+
+    def package(self, name):
+        self.asked.add(name)
+        return super().package(name)
+
+
+def test_nothing_is_read_on_a_device_that_nobody_judges():
+    for system in SYSTEMS:
+        diagnose(Watched(fields_of(system)))
+    unbuilt = [("machine", "kernel", "6.1.0-28"), ("names", "+/lib/modules/6.1.0-28/build")]
+    diagnose(Watched(changed(fields_of("debian-13-pc-coral-pcie"), *unbuilt)))
+    asked = (
+        Watched.asked
+        | {"/.dockerenv", "/run/.containerenv"}
+        | {f"/var/lib/systemd/linger/{name}" for name in ("pi", "ada")}
+    )
+    wanted_names = (*wanted.FILES, *wanted.NAMES, *wanted.NODES, *wanted.PROGRAMS, *wanted.PACKAGES, *wanted.COMMANDS)
+
+    def is_asked_for(name: str) -> bool:
+        example = name.replace("*", ".1")  # libvulkan.so.1
+        return any(fnmatchcase(one, name) or fnmatchcase(example, one) for one in asked)
+
+    unread = [name for name in wanted_names if not is_asked_for(name)]
+
+    assert unread == []
 
 
 # -- what others say of the same

@@ -5,7 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from edgekit.doctor.finding import CannotTell, Command, Evidence, Found, add_to_group, as_root, check, write_file
+from edgekit.doctor.finding import (
+    NO_LOG,
+    CannotTell,
+    Command,
+    Evidence,
+    Found,
+    add_to_group,
+    as_root,
+    check,
+    write_file,
+)
 from edgekit.doctor.snapshot import Snapshot, UsbDevice
 from edgekit.doctor.text import cited
 
@@ -60,8 +70,7 @@ def coral_usb2(board: Snapshot) -> Iterator[Found | CannotTell]:
 def coral_usb_power(board: Snapshot) -> Iterator[Found]:
     if not coral_usb(board):
         return
-    log = board.ran("kernel_log")
-    lines = [line for line in (log.out if log else "").splitlines() if re.search(r"usb.*over-?current", line)]
+    lines = [line for line in board.kernel_log() or [] if re.search(r"usb.*over-?current", line)]
     at_boot = board.binary(f"{_POWER}/usb_over_current_detected")
     if lines or at_boot:
         yield Found(
@@ -95,12 +104,14 @@ def coral_usb_power(board: Snapshot) -> Iterator[Found]:
     "then hangs or fails. One disconnection is normal, when its firmware is loaded.",
     source="frigate#6445, #7034; google-coral/edgetpu#859",
 )
-def coral_usb_resets(board: Snapshot) -> Iterator[Found]:
-    log = board.ran("kernel_log")
+def coral_usb_resets(board: Snapshot) -> Iterator[Found | CannotTell]:
+    log = board.kernel_log()
+    if log is None and coral_usb(board):
+        yield NO_LOG
     for device in coral_usb(board):
         port = re.escape(device.path.rpartition("/")[2])
         wanted = re.compile(rf"usb {port}: (USB disconnect|reset (SuperSpeed|high-speed))")
-        lines = [line for line in (log.out if log else "").splitlines() if wanted.search(line)]
+        lines = [line for line in log or [] if wanted.search(line)]
         if len(lines) >= RESETS:
             yield Found(
                 f"the Coral USB accelerator was lost or reset {len(lines)} times since it booted",

@@ -77,6 +77,7 @@ class CannotTell:
     why: str
 
 
+NO_LOG = CannotTell("the kernel's messages, which root or the group adm may read there")
 Judge = Callable[[Snapshot], Iterable[Found | CannotTell]]
 
 

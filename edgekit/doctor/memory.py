@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from edgekit.doctor.finding import CannotTell, Evidence, Found, check, install, install_by_hand
+from edgekit.doctor.finding import NO_LOG, CannotTell, Evidence, Found, check, install, install_by_hand
 from edgekit.doctor.snapshot import Snapshot
 from edgekit.doctor.text import cited
 
@@ -86,7 +86,7 @@ def memory_limit(board: Snapshot) -> Iterator[Found]:
         if controllers is not None
         else Evidence("/proc/cgroups", " ".join(memory or ()))
     )
-    folder = "/boot/firmware" if board.text("/boot/firmware/cmdline.txt") is not None else "/boot"
+    folder = "/boot/firmware" if board.named("/boot/firmware/cmdline.txt") else "/boot"
     yield Found(
         "the kernel's memory controller is off: MemoryMax= does nothing",
         (said,),
@@ -104,9 +104,11 @@ def memory_limit(board: Snapshot) -> Iterator[Found]:
     reason="Who is ended is the largest process; a runner comes back without its state, or not at all.",
     source="Documentation/admin-guide/sysctl/vm.rst; kernel messages",
 )
-def out_of_memory(board: Snapshot) -> Iterator[Found]:
-    log = board.ran("kernel_log")
-    lines = [line for line in (log.out if log else "").splitlines() if re.search(r"Out of memory|oom-kill", line)]
+def out_of_memory(board: Snapshot) -> Iterator[Found | CannotTell]:
+    log = board.kernel_log()
+    if log is None:
+        yield NO_LOG
+    lines = [line for line in log or [] if re.search(r"Out of memory|oom-kill", line)]
     if lines:
         yield Found(
             "a process was ended for lack of memory since it booted",

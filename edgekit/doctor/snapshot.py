@@ -221,6 +221,15 @@ class Snapshot:
         code = found.get("code")
         return Ran(code if _is_number(code) else None, _block(found.get("out")), _block(found.get("err")))
 
+    def kernel_log(self) -> list[str] | None:
+        """The kernel's messages since it booted that mean something here; None if the login user may not read them."""
+        dmesg, journal = self.ran("kernel_log"), self.ran("kernel_journal")
+        if dmesg is not None and dmesg.code == 0:
+            return dmesg.out.splitlines()
+        if journal is not None and journal.code == 0 and "not seeing messages" not in journal.err:
+            return journal.out.splitlines()
+        return None
+
     def package(self, name: str) -> str | None:
         """The version of an installed Debian package, also of one that is only half configured."""
         ran = self.ran("packages")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from edgekit.doctor.finding import CannotTell, Command, Evidence, Found, as_root, check
+from edgekit.doctor.finding import NO_LOG, CannotTell, Command, Evidence, Found, as_root, check
 from edgekit.doctor.snapshot import Mount, Snapshot
 from edgekit.doctor.text import cited
 
@@ -190,9 +190,11 @@ def filesystem_errors(board: Snapshot) -> Iterator[Found]:
     reason="I/O errors of a memory card come before its end: it turns read-only or loses blocks.",
     source="kernel messages of the mmc and block layers",
 )
-def card_errors(board: Snapshot) -> Iterator[Found]:
-    log = board.ran("kernel_log")
-    lines = [line for line in (log.out if log else "").splitlines() if _CARD_ERROR.search(line)]
+def card_errors(board: Snapshot) -> Iterator[Found | CannotTell]:
+    log = board.kernel_log()
+    if log is None:
+        yield NO_LOG
+    lines = [line for line in log or [] if _CARD_ERROR.search(line)]
     if lines:
         yield Found(
             f"the kernel tells of {len(lines)} errors of its storage",
