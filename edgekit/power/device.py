@@ -54,6 +54,12 @@ class Device:
         """The index of a point."""
         return self.names.index((variant, threads, mhz))
 
+    def only(self, mhz: int) -> Device:
+        """The same where nobody may set the clock."""
+        kept = np.array([clock == mhz for _, _, clock in self.names])
+        names = tuple(name for name in self.names if name[2] == mhz)
+        return replace(self, names=names, points=self.points.taken(kept), power_w=self.power_w[kept])
+
     def table(self, *, latency_error: float = 0.0, power_error: float = 0.0, seed: int = 0) -> Table:
         """What a calibration would have written, with errors of its own for each point."""
         rng = np.random.default_rng(seed)

@@ -134,7 +134,8 @@ class _World:
     def __init__(self, device: Device, settled_w: float | None, idle_w: float, battery_j: float | None) -> None:
         self.device, self.idle_w = device, idle_w
         self.die, self.board = device.heat.settled(device.idle_w if settled_w is None else settled_w)
-        self.now = self.used = self.looked = self._used_then = 0.0
+        self.now = self.used = self._used_then = 0.0
+        self.looked = -LOOK_S  # the first thing that happens
         self.battery, self.died = battery_j, None if battery_j is None or battery_j > 0 else 0.0
         self.edges: list[tuple[float, float, float]] = [(0.0, 0.0, self.die)]
 
@@ -154,7 +155,7 @@ class _World:
 
     def look(self, policy: Chooses, now: float, rng: np.random.Generator | None) -> None:
         """Tells the policy what its sensors say."""
-        seconds, energy = now - self.looked, self.used - self._used_then
+        seconds, energy = now - max(self.looked, 0.0), self.used - self._used_then
         self.looked, self._used_then = now, self.used
         policy.metered(seconds, None if rng is None else energy * float(rng.lognormal(0, METER_NOISE)))
         policy.temperature(now, None if rng is None else float(np.round(self.die / 0.55) * 0.55))  # a Pi's steps

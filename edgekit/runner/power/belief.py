@@ -17,7 +17,7 @@ TABLE_ERROR = 0.04  # relative standard deviation of one point's latency and pow
 METER_ERROR = 0.02  # of one look at the meter, idling included; shared by the points that ran meanwhile
 WANDERS = 2e-7  # variance that a point's cost gains with each answer: air, supply and silicon drift
 LIES = 0.7  # |log| beyond which a correction of the table is not believed: a factor of two
-LEAST_SPREAD = 0.01
+LEAST_SPREAD = 0.02
 CAREFUL = 1.5  # standard deviations of a point's power that a budget is charged more
 
 
@@ -31,7 +31,7 @@ class Margin:
     as long as z stays within its ends (at the upper end the plan is as careful as it can be).
     """
 
-    def __init__(self, eps: float = 0.002, *, gain: float = 0.3, start: float = 2.9, most: float = 12.0) -> None:
+    def __init__(self, eps: float = 0.0005, *, gain: float = 0.5, start: float = 6.0, most: float = 60.0) -> None:
         self.z, self._eps, self._gain, self._most = start, eps, gain, most
 
     def seen(self, exceeded: bool) -> None:

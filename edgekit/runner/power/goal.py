@@ -80,7 +80,7 @@ def parse_goal(text: str) -> Goal:
         raise InputError(f"{text[:80]!r} is not a goal", hint=_EXAMPLE)
     fields: dict[str, float] = {}
     for term in filter(str.strip, found[2].split(",")):
-        parts = re.fullmatch(r"\s*([a-z]+)\s*(>=|<=|=)\s*([0-9]{1,12}(?:\.[0-9]{1,12})?)\s*([A-Za-z%°]*)\s*", term)
+        parts = re.fullmatch(r"\s*([a-z]+)\s*(>=|<=|=)\s*([0-9]{1,12}(?:\.[0-9]{1,18})?)\s*([A-Za-z%°]*)\s*", term)
         if parts is None or parts[1] not in _TERMS:
             raise InputError(f"{term.strip()!r} is no part of a goal", hint=f"known: {', '.join(_TERMS)}; {_EXAMPLE}")
         key, sign, number, unit = parts.groups()

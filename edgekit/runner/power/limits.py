@@ -42,21 +42,28 @@ class HeatGuard:
     """
 
     def __init__(
-        self, limit_c: float, *, die_c_per_w: float, board_c_per_w: float, board_tau_s: float, idle_w: float
+        self,
+        limit_c: float,
+        *,
+        die_c_per_w: float,
+        die_tau_s: float,
+        board_c_per_w: float,
+        board_tau_s: float,
+        idle_w: float,
     ) -> None:
         self._limit = limit_c - MARGIN_C
         self._die_r, self._board_r, self._tau = die_c_per_w, board_c_per_w, board_tau_s
-        self._idle = idle_w
+        self._die_tau, self._idle = die_tau_s, idle_w
         self._board: float | None = None
         self._air = 0.0
         self._power = idle_w  # as the die sees it: the mean of the last seconds
         self._seen_s: float | None = None
         self._looked_s = 0.0
 
-    def drew(self, now_s: float, power_w: float, seconds: float, die_tau_s: float = 3.0) -> None:
+    def drew(self, now_s: float, power_w: float, seconds: float) -> None:
         """The machine drew so much for so long; the model goes on by that."""
         seconds = min(max(seconds, 0.0), 10.0)
-        self._power += (power_w - self._power) * (1 - math.exp(-seconds / die_tau_s))
+        self._power += (power_w - self._power) * (1 - math.exp(-seconds / self._die_tau))
         if self._board is not None:
             settled = self._air + self._board_r * power_w
             self._board += (settled - self._board) * (1 - math.exp(-seconds / self._tau))

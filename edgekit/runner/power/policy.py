@@ -289,6 +289,7 @@ def _heat_guard(goal: Goal, table: Table, idle_w: float, now_s: float) -> tuple[
     guard = HeatGuard(
         goal.temp_c,
         die_c_per_w=heat.die_mc_per_w / 1e3,
+        die_tau_s=heat.die_tau_ms / 1e3,
         board_c_per_w=heat.board_mc_per_w / 1e3,
         board_tau_s=heat.board_tau_ms / 1e3,
         idle_w=idle_w,
