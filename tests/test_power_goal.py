@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgekit.errors import EdgekitError, InputError
+from edgekit.errors import InputError
 from edgekit.runner.power.actuators import OperatingPoint
 from edgekit.runner.power.feasible import check_goal
 from edgekit.runner.power.goal import Goal, goal_text, parse_goal
@@ -59,12 +60,12 @@ def test_a_goal_written_is_the_goal_read(objective, deadline, accuracy, lifetime
         assert getattr(again, field) == (value if not isinstance(value, float) else pytest.approx(value, rel=1e-6))
 
 
-@given(st.text(max_size=60) | st.from_regex(r"(min_energy|max_accuracy)\([a-z]{0,9}(>=|<=|=)[0-9.]{0,5}[a-zA-Z°%]{0,3}\)"))
+@given(
+    st.text(max_size=60) | st.from_regex(r"(min_energy|max_accuracy)\([a-z]{0,9}(>=|<=|=)[0-9.]{0,5}[a-zA-Z°%]{0,3}\)")
+)
 def test_any_text_is_a_goal_or_an_error_of_ours(text):
-    try:
-        parse_goal(text)
-    except InputError as error:
-        assert error.hint
+    with contextlib.suppress(InputError):  # anything else fails
+        assert parse_goal(text).deadline_s > 0
 
 
 @pytest.mark.parametrize(
@@ -117,7 +118,9 @@ def test_an_impossible_goal_is_named_and_every_nearest_one_is_possible(text, rat
 
 
 def test_a_possible_goal_is_let_through():
-    check_goal(parse_goal("min_energy(accuracy>=76, deadline=50ms, temp<=80, watts=3)"), TABLE, rate_hz=10.0, ambient_c=25.0)
+    check_goal(
+        parse_goal("min_energy(accuracy>=76, deadline=50ms, temp<=80, watts=3)"), TABLE, rate_hz=10.0, ambient_c=25.0
+    )
 
 
 def test_a_rate_that_no_point_can_serve_is_told_with_the_one_it_can():
@@ -140,16 +143,16 @@ def test_a_damaged_table_is_an_error_of_ours(data):
     if data.draw(st.booleans()):
         del place[key]
     else:
-        place[key] = data.draw(st.none() | st.booleans() | st.integers(-5, 5) | st.floats() | st.text(max_size=3) | st.just([]))
-    try:
-        table = read_table(json.dumps(fields))
-    except EdgekitError as error:
-        assert error.hint
-    else:
-        assert table.rows  # a value that may be there as well
+        place[key] = data.draw(
+            st.none() | st.booleans() | st.integers(-5, 5) | st.floats() | st.text(max_size=3) | st.just([])
+        )
+    with contextlib.suppress(InputError):  # anything else fails; some values may be there as well
+        assert read_table(json.dumps(fields)).rows
 
 
-@pytest.mark.parametrize("text", ["", "[]", "3", "{}", '{"edgekit_points": 2}', '{"edgekit_points": true}', "[" * 10_000])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "3", "{}", '{"edgekit_points": 2}', '{"edgekit_points": true}', "[" * 10_000]
+)
 def test_something_else_is_no_table(text):
     with pytest.raises(InputError):
         read_table(text)

@@ -75,7 +75,9 @@ def test_what_is_owed_of_accuracy_stays_below_a_constant_whatever_the_noise_and_
 ):
     """Accuracy guarantee: owed <= ln(highest price that can be needed / first price) / GAIN + memory + one answer."""
     policy = Policy(parse_goal(f"min_energy(accuracy>={wanted}, deadline=10s)"), table_of(rows))
-    truth = [(v, latency * lie * random.uniform(0.7, 1.4), watts * random.uniform(0.5, 2)) for v, latency, watts in rows]
+    truth = [
+        (v, latency * lie * random.uniform(0.7, 1.4), watts * random.uniform(0.5, 2)) for v, latency, watts in rows
+    ]
     most = max(latency * watts for _, latency, watts in rows)
     first = policy._first_price
     owed = []
@@ -131,7 +133,8 @@ def test_no_window_is_over_its_budget(rows, watts, window, gap):
     ends = np.array([start + took for start, took, _, _ in done])
     joules = np.concatenate([[0.0], np.cumsum([j for _, _, j, _ in done])])
     worst = max(
-        (joules[np.searchsorted(ends, end + window, "right")] - joules[i] for i, end in enumerate(ends - 1e-9)), default=0.0
+        (joules[np.searchsorted(ends, end + window, "right")] - joules[i] for i, end in enumerate(ends - 1e-9)),
+        default=0.0,
     )
 
     assert worst <= (watts - 2.0) * window + 1e-9
@@ -233,7 +236,9 @@ def test_lost_sensors_clock_jumps_and_nonsense_never_stop_it(data):
             policy.finished(now, chosen, data.draw(st.sampled_from([0.01, 0.0, -1.0, 1e9, float("nan")])))
 
         assert chosen is None or 0 <= chosen < len(COSTS)
-        assert all(math.isfinite(x) and x > 0 for x in (*policy.belief.latency, *policy.belief.energy, policy.belief.slow))
+        assert all(
+            math.isfinite(x) and x > 0 for x in (*policy.belief.latency, *policy.belief.energy, policy.belief.slow)
+        )
         assert math.isfinite(policy.owed)
 
 

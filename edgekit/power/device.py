@@ -33,7 +33,10 @@ UNCORE_W, CORE_W = 0.9, 0.747  # busy, and per core, V² and GHz: fitted to 9.6 
 HOLDS_W = 0.25  # an idle clock that is held at its highest (assumed)
 SPREAD, SPIKES, SPIKE = 0.06, 0.002, 1.5  # of latency: log-normal, and how often how much more (assumed)
 METER_NOISE = 0.01  # of one second at the meter: ten samples of 3 % each (assumed)
-THROTTLES_C = ((80.0, 1800), (85.0, 1500))  # the firmware's own: progressive from 80 °C, hard from 85 °C (Pi documentation)
+THROTTLES_C = (
+    (80.0, 1800),
+    (85.0, 1500),
+)  # the firmware's own: progressive from 80 °C, hard from 85 °C (Pi documentation)
 
 COOLED = HeatModel(1.0, 4.0, 4.5, 250.0, 25.0)  # active cooler: 4 to 5 °C/W, assumed from published temperatures
 BARE = HeatModel(1.0, 4.0, 7.8, 220.0, 45.0)  # no cooler, in a box at 45 °C
@@ -112,8 +115,9 @@ def _device(
                 above = uncore_w + threads * core_w * voltage**2 * mhz / 1000
                 names.append((variant, threads, mhz))
                 rows.append((latency, above * latency, accuracy, idle_w + above))
-    latency, energy, accuracy, power = (np.array(column) for column in zip(*rows, strict=True))
-    return Device(tuple(names), Points(latency, energy, accuracy), power, idle_w, HOLDS_W, heat)
+    columns = np.array(rows)
+    points = Points(columns[:, 0], columns[:, 1], columns[:, 2])
+    return Device(tuple(names), points, columns[:, 3], idle_w, HOLDS_W, heat)
 
 
 def slowdowns(release: Floats, rng: np.random.Generator, *, contention: float = 1.3) -> Floats:

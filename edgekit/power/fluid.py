@@ -55,7 +55,9 @@ class HeatModel:
         return die, board
 
 
-def won_at(jobs: Jobs, points: Points, price: Floats | float, price_of_time: Floats | float = 0.0) -> tuple[float, float]:
+def won_at(
+    jobs: Jobs, points: Points, price: Floats | float, price_of_time: Floats | float = 0.0
+) -> tuple[float, float]:
     """The most of (accuracy - price * energy - price_of_time * latency) over all jobs, each alone, and the J of that."""
     prices = np.broadcast_to(np.asarray(price, dtype=float), len(jobs))
     per_second = np.broadcast_to(np.asarray(price_of_time, dtype=float), len(jobs))
@@ -84,7 +86,14 @@ def accuracy_bound(jobs: Jobs, points: Points, energy_j: float) -> float:
 
 
 def heat_bound(
-    jobs: Jobs, points: Points, heat: HeatModel, *, idle_w: float, limit_c: float, start: tuple[float, float], slot_s: float
+    jobs: Jobs,
+    points: Points,
+    heat: HeatModel,
+    *,
+    idle_w: float,
+    limit_c: float,
+    start: tuple[float, float],
+    slot_s: float,
 ) -> tuple[float, float]:
     """The most mean accuracy of all jobs that keeps the die at or below `limit_c`, and the J above idle of that program.
 
@@ -99,7 +108,7 @@ def heat_bound(
     hottest = _hottest(slots, slot_s, heat, idle_w, limit_c, start)
     # what is released within a slot runs within it and one deadline more
     busy_s = np.full(slots, slot_s + float((jobs.deadline_s - jobs.release_s).max()))
-    coarse = _program(hottest, counts, slow, points, busy_s)
+    coarse = _program(hottest, counts.astype(float), slow, points, busy_s)
     if coarse is None:
         return 0.0, 0.0
     energy = coarse.at[: slots * len(points)].reshape(slots, -1) @ points.energy_j
@@ -188,7 +197,7 @@ def _program(hottest: _Program, counts: Floats, slow: Floats, points: Points, bu
     values = [*(np.repeat(slow, kinds) * np.tile(points.energy_j, slots)), *(-np.ones(slots)), *heat_values]
     equal = sparse(rows, columns, values, (3 * slots, jobs + 5 * slots))
     latencies = np.repeat(slow, kinds) * np.tile(points.latency_s, slots)
-    of_slot = list(index // kinds)
+    of_slot = [int(i) for i in index // kinds]
     slow_rows, slow_columns = slowly.nonzero()  # type: ignore[attr-defined]
     at_most = sparse(
         [*of_slot, *(index // kinds + slots), *(slow_rows + 2 * slots)],
@@ -199,7 +208,7 @@ def _program(hottest: _Program, counts: Floats, slow: Floats, points: Points, bu
     cost = np.concatenate([-np.tile(points.accuracy, slots), np.zeros(5 * slots)])
     return minimize(
         cost,
-        at_most=(at_most, np.concatenate([counts.astype(float), busy_s, slack])),
+        at_most=(at_most, np.concatenate([counts, busy_s, slack])),
         equal=(equal, np.concatenate([np.zeros(slots), exact_side])),
         bounds=[(0.0, None)] * jobs + bounds,
     )

@@ -57,7 +57,8 @@ class Played:
     @property
     def on_time(self) -> np.ndarray:
         """Of each job, whether it was answered in time."""
-        return (self.point != DROPPED) & (self.start_s + self.latency_s <= self.jobs.deadline_s + 1e-9)
+        in_time = self.start_s + self.latency_s <= self.jobs.deadline_s + 1e-9
+        return np.asarray((self.point != DROPPED) & in_time)
 
 
 def play(

@@ -11,12 +11,26 @@ from pathlib import Path
 from . import Row
 
 OURS = "edgekit"
-COLUMNS = ("policy", "total", "above idle", "same accuracy", "missed %", "accuracy", "of", "°C", "worst W", "lived %", "kept")
+COLUMNS = (
+    "policy",
+    "total",
+    "above idle",
+    "same accuracy",
+    "missed %",
+    "accuracy",
+    "of",
+    "°C",
+    "worst W",
+    "lived %",
+    "kept",
+)
 
 
 def add_options(parser):
     parser.add_argument("--seeds", type=int, default=5, help="days of each kind (default 5)")
-    parser.add_argument("--short", action="store_true", help="one seed, a fifth of each day: for continuous integration")
+    parser.add_argument(
+        "--short", action="store_true", help="one seed, a fifth of each day: for continuous integration"
+    )
     parser.add_argument("--only", action="append", default=[], help="only this kind of day; may be given again")
     parser.add_argument("--output", type=Path, default=Path("build/power"), help="where table, figures and picture go")
 
@@ -90,12 +104,23 @@ def verdicts(name, day, runs):
     wins = pick is None or (value <= rivals[pick] if is_energy else value >= rivals[pick])
     if is_energy:
         most = 1.06 if "bursty" in name else 1.25 if "root" in name else 1.03
-        yield Row(f"{name}: above idle over the bound", best, f"{value:.3f}", "", f"{most} and no rival", value <= most and wins)
+        yield Row(
+            f"{name}: above idle over the bound",
+            best,
+            f"{value:.3f}",
+            "",
+            f"{most} and no rival",
+            value <= most and wins,
+        )
         most_missing = 0.01 if len(day.jobs) > 5000 else 0.05  # what the price has to learn is the same on a short day
         deficit = max(day.goal.accuracy - run["accuracy"] for run in ours)
-        yield Row(f"{name}: accuracy missing", "", f"{max(deficit, 0):.4f}", "", f"{most_missing:g}", deficit <= most_missing)
+        yield Row(
+            f"{name}: accuracy missing", "", f"{max(deficit, 0):.4f}", "", f"{most_missing:g}", deficit <= most_missing
+        )
     else:
-        yield Row(f"{name}: accuracy (bound {mean(ours, 'accuracy_bound'):.2f})", best, f"{value:.2f}", "", "no rival", wins)
+        yield Row(
+            f"{name}: accuracy (bound {mean(ours, 'accuracy_bound'):.2f})", best, f"{value:.2f}", "", "no rival", wins
+        )
     missed = 100 * max(run["missed"] for run in ours)
     yield Row(f"{name}: missed %, worst seed", "", f"{missed:.3f}", "", "0.05", missed <= 0.05)
     if day.goal.temp_c is not None:
@@ -107,7 +132,9 @@ def verdicts(name, day, runs):
     if day.battery_j is not None:
         left = max(100 * abs(run["battery_left"]) for run in ours)
         lived = min(run["lived"] for run in ours)
-        yield Row(f"{name}: battery left %, lived", "", f"{left:.2f}, {lived:.3f}", "", "1, 1", left <= 1 and lived >= 1)
+        yield Row(
+            f"{name}: battery left %, lived", "", f"{left:.2f}, {lived:.3f}", "", "1, 1", left <= 1 and lived >= 1
+        )
 
 
 def save_picture(folder, day, played):
@@ -127,4 +154,6 @@ def save_picture(folder, day, played):
         Panel("clock, MHz", points=[("", played.start_s[done], np.array([float(r[2]) for r in rows]))]),
     ]  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{day.name.replace(', ', '-').replace(' ', '-')}.png").write_bytes(draw(panels, f"{day.name} (simulation)"))
+    (folder / f"{day.name.replace(', ', '-').replace(' ', '-')}.png").write_bytes(
+        draw(panels, f"{day.name} (simulation)")
+    )

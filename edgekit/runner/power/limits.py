@@ -91,7 +91,5 @@ class HeatGuard:
         limit = self._limit - (BLIND_C if now_s - self._seen_s > LOST_S else 0.0)
         stays = math.exp(-AHEAD_S / self._tau)
         # board(t) + R_die P <= limit, with board(t) = board stays + (air + R_board P) (1 - stays)
-        later = (limit - self._board * stays - self._air * (1 - stays)) / (
-            self._die_r + self._board_r * (1 - stays)
-        )
+        later = (limit - self._board * stays - self._air * (1 - stays)) / (self._die_r + self._board_r * (1 - stays))
         return min((limit - self._board) / self._die_r, later)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 
 AHEAD_S = 0.3  # arrivals of so long are expected to come as fast as the last few
 FEW = 6  # arrivals that say how fast they come
@@ -54,22 +55,14 @@ def pace(now_s: float, deadlines: Sequence[float], *, rate_hz: float, deadline_s
     the speed that the densest of the known intervals needs. Expected arrivals are one more such interval.
     """
     share = (AHEAD_S + deadline_s) / (len(deadlines) + rate_hz * AHEAD_S)
-    count = 0
-    for deadline in deadlines:
-        count += 1
-        share = min(share, (deadline - now_s) / count)
-        if count == MOST_LOOKED_AT:
-            break
+    for ahead, deadline in enumerate(islice(deadlines, MOST_LOOKED_AT)):
+        share = min(share, (deadline - now_s) / (ahead + 1))
     return share
 
 
 def latest(now_s: float, deadlines: Sequence[float], fastest_s: float) -> float:
     """Seconds for the answer that starts now, if all that wait are then answered as fast as can be."""
     left = deadlines[0] - now_s
-    count = 0
-    for deadline in deadlines:
-        left = min(left, deadline - now_s - count * fastest_s)
-        count += 1
-        if count == MOST_LOOKED_AT:
-            break
+    for ahead, deadline in enumerate(islice(deadlines, MOST_LOOKED_AT)):
+        left = min(left, deadline - now_s - ahead * fastest_s)
     return left

@@ -110,9 +110,7 @@ def _table(fields: dict[str, Any]) -> Table:
     table = Table(
         rows=tuple(_row(dict(row)) for row in rows),
         heat=None if heat is None else Heat(**_checked(dict(heat), {"provenance": str})),
-        **_checked(
-            fields, dict.fromkeys(("board", "bundle", "made_at", "idle_provenance", "meter"), str), {"idle_uw"}
-        ),
+        **_checked(fields, dict.fromkeys(("board", "bundle", "made_at", "idle_provenance", "meter"), str), {"idle_uw"}),
     )
     if table.idle_provenance not in (MEASURED, ESTIMATED):
         raise ValueError("idle_provenance")

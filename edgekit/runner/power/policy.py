@@ -68,11 +68,14 @@ class Policy:
         self.belief = Belief(table, seed=seed, learns=learns)
         self.margin = Margin()
         self.owed = 0.0  # points of accuracy: what is missing to the goal so far
+        self.used_j = 0.0  # above idle, as it was believed when it was used
+        self._won = self._answers = 0.0
         self._memory = 0.0
         self._accuracy = [row.accuracy for row in table.rows]
         self._arrivals = Arrivals(rate_hz)
         self._jobs_left = jobs_left
         self._started = self._now = now_s
+        self._spent_at: float | None = None
         self._battery = goal.battery_j
         self._planned = 0.0  # latency that the running answer was planned with
         self._busy: dict[int, float] = {}
@@ -94,6 +97,11 @@ class Policy:
             price = least_energy(lower_hull(energies, gains), energies, gains, goal.accuracy)[1]
             self._first_price = price or 1e-6
 
+    @property
+    def mean_accuracy(self) -> float | None:
+        """Points, of all answers so far; None before the first one."""
+        return self._won / self._answers if self._answers else None
+
     def arrived(self, now_s: float) -> None:
         """An inference came."""
         self._arrivals.arrived(now_s)
@@ -111,9 +119,7 @@ class Policy:
         room = latest(now_s, deadlines, fastest)
         if fastest > deadlines[0] - now_s:
             return None
-        wanted = pace(
-            now_s, deadlines, rate_hz=self._arrivals.rate_now(now_s), deadline_s=self.goal.deadline_s
-        )
+        wanted = pace(now_s, deadlines, rate_hz=self._arrivals.rate_now(now_s), deadline_s=self.goal.deadline_s)
         best = late = -1
         best_score = late_score = math.inf
         reserve = self._least * slow
@@ -147,6 +153,9 @@ class Policy:
         belief.finished(index, latency_s)
         used = belief.energy_of(index, latency_s)
         self._busy[index] = self._busy.get(index, 0.0) + latency_s
+        self.used_j += used
+        self._won += self._accuracy[index]
+        self._answers += 1
         if self._bucket is not None:
             self._bucket.take(belief.careful_energy(index, latency_s))
         if self._heat_bucket is not None:
@@ -230,7 +239,7 @@ class Policy:
 
     def _spent(self, now_s: float, used: float) -> None:
         if self._battery is not None:
-            elapsed = now_s - getattr(self, "_spent_at", now_s)
+            elapsed = 0.0 if self._spent_at is None else now_s - self._spent_at
             self._spent_at = now_s
             self._battery = max(0.0, self._battery - used - self.idle_w * min(max(elapsed, 0.0), 3600.0))
         target = self._target(now_s)
