@@ -31,21 +31,10 @@ def test_what_is_sent_is_all_of_the_sensors_in_an_order_that_imports(tmp_path):
         "edgekit.runner.power.__init__",
         *(  # what a runner decides and sets by; not asked for
             f"edgekit.runner.power.{name}"
-            for name in [
-                "actuators",
-                "belief",
-                "caps",
-                "feasible",
-                "goal",
-                "hull",
-                "limits",
-                "looks",
-                "pace",
-                "points",
-                "policy",
-                "powerd",
-                "trace",
-            ]
+            for name in (
+                *("actuators", "ask", "belief", "caps", "feasible", "goal", "hull", "limits", "looks"),
+                *("pace", "points", "policy", "powerd", "trace"),
+            )
         ),
         "edgekit.runner.power.table",  # the workstation shows
     }
