@@ -29,6 +29,8 @@ COMMANDS = {
     "remove": "edgekit.cli.device",
     "samples": "edgekit.cli.samples",
     "power": "edgekit.cli.power",
+    "bench": "edgekit.cli.bench",
+    "tune": "edgekit.cli.bench",
     "targets": "edgekit.cli.targets",
     "completion": "edgekit.cli.completion",
 }
@@ -45,6 +47,8 @@ HELP = {
     "remove": "Take everything of edgekit's off a device.",
     "samples": "Fetch the inputs that a device recorded, to convert with them.",
     "power": "Show what a device draws, how hot it is and how fast it runs.",
+    "bench": "Measure a bundle's variants, delegates and threads.",
+    "tune": "Find the best of them, and write it into the bundle.",
     "targets": "List the kinds of board edgekit knows.",
     "completion": "Print the completion script for your shell.",
 }

@@ -110,8 +110,12 @@ def _check_options(parser: argparse.ArgumentParser) -> None:
 def _bench_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("release")
     parser.add_argument("--runs", type=_positive, default=200, help="timed inferences (default 200)")
+    parser.add_argument("--seconds", type=_seconds, default=0.0, help="and at least that long (default 0)")
+    parser.add_argument("--mlperf", action="store_true", help="single stream: at least 1024 queries and 60 s")
+    parser.add_argument("--warm", action="store_true", help="leave out the new processes: no cold start, no memory")
     parser.add_argument("--threads", type=_positive, help="CPU threads (default: the bundle's)")
     parser.add_argument("--variant", help="which variant (default: all of them)")
+    _delegate_options(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -213,17 +217,20 @@ def _try(options: Any) -> None:
 def _bench(options: Any) -> None:
     from dataclasses import asdict
 
-    from edgekit.runner.measure import measure_release
+    from edgekit.runner.measure import latency_lines, measure_release
 
-    found = measure_release(options.release, runs=options.runs, threads=options.threads, variant=options.variant)
+    found = measure_release(
+        options.release,
+        **_chosen(options),
+        **{name: getattr(options, name) for name in ("runs", "seconds", "mlperf", "threads")},
+        cold=not options.warm,
+    )
     if options.json:
         _print_json({"variants": [asdict(latency) for latency in found]})
         return
     for latency in found:
-        print(
-            f"{latency.variant}: median {latency.median_us:g} us, p99 {latency.p99_us:g} us over {latency.runs} runs, "
-            f"new process to first answer {latency.cold_start_ms:g} ms (measured, {latency.runtime})"
-        )
+        for line in latency_lines(latency, mlperf=options.mlperf):
+            print(line)
 
 
 def _power(options: Any) -> None:
@@ -240,7 +247,6 @@ def _power(options: Any) -> None:
 
 
 def _first(options: Any) -> None:
-
     from edgekit.bundle import read_bundle
     from edgekit.runner.check import golden_inputs, read_golden
     from edgekit.runner.model import load
@@ -248,6 +254,9 @@ def _first(options: Any) -> None:
     model = load(options.release, **_chosen(options), threads=options.threads)
     model(golden_inputs(model, read_golden(read_bundle(options.release)))[0])
     print("answered", flush=True)
+    from edgekit.runner.measure import peak_bytes  # after the answer: importing it takes time
+
+    print(peak_bytes() or "")
 
 
 def _print_json(fields: dict[str, Any]) -> None:
