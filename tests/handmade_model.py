@@ -158,7 +158,7 @@ def make_bundle(
 
     `spoil` is added to the golden outputs; `delegates` as the runner's --delegate takes them; `more`: other files in it.
     """
-    from edgekit.runner.delegates import parse_delegate
+    from edgekit.delegates import parse_delegate
     from edgekit.runner.interpreter import open_interpreter
     from edgekit.runner.model import Model, describe_variant
 

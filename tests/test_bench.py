@@ -20,11 +20,11 @@ from edgekit.bench.place import Here
 from edgekit.bench.tune import check_accuracy, tune
 from edgekit.bundle import Quality, read_bundle, write_bundle
 from edgekit.cli.bench import bench_command, tune_command
+from edgekit.delegates import parse_delegate
 from edgekit.deploy import running
 from edgekit.errors import EdgekitError, InputError
 from edgekit.manifest import Delegate
 from edgekit.runner.conditions import Conditions, watch_conditions
-from edgekit.runner.delegates import parse_delegate
 from edgekit.runner.measure import judge, measure_release, spread
 from edgekit.runner.power.board import Board
 

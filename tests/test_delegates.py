@@ -14,12 +14,12 @@ from handmade_model import classifier, compiled_classifier, identity, make_bundl
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgekit.delegates import delegate_text, ladder, library_options, misfit, parse_delegate
 from edgekit.errors import BundleError, DelegateUnavailable, InputError
 from edgekit.manifest import Delegate
 from edgekit.runner import load
 from edgekit.runner.__main__ import main
 from edgekit.runner.check import check_release
-from edgekit.runner.delegates import delegate_text, ladder, library_options, misfit, parse_delegate
 from edgekit.runner.placement import FellBack, words
 from edgekit.runner.trial import read_ending
 

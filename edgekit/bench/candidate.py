@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from edgekit.bundle import Bundle, Delegate
+from edgekit.delegates import delegate_text, ladder, parse_delegate
 from edgekit.errors import InputError
-from edgekit.runner.delegates import delegate_text, ladder, parse_delegate
 
 
 @dataclass(frozen=True)

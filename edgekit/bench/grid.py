@@ -57,7 +57,7 @@ def measure(
     tries: int = TRIES,
 ) -> Result:
     """One candidate, and nothing else in its place: a unit that cannot serve is a failure here, not a fallback."""
-    from edgekit.runner.delegates import delegate_text
+    from edgekit.delegates import delegate_text
 
     arguments = ["--variant", candidate.variant, "--delegate", delegate_text(candidate.delegate)]
     arguments += ["--require", candidate.unit, "--runs", str(runs), "--seconds", f"{seconds:g}"]

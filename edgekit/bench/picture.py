@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgekit.bench.grid import Result
+from edgekit.delegates import delegate_text
 from edgekit.errors import InputError
-from edgekit.runner.delegates import delegate_text
 
 _WIDTH, _ROW, _LEFT, _TOP = 860, 30, 300, 44
 _STYLE = """

@@ -12,8 +12,8 @@ from edgekit.bench.candidate import Candidate
 from edgekit.bench.grid import Progress, Result, measure
 from edgekit.bench.place import Place
 from edgekit.bundle import Bundle, Variant
+from edgekit.delegates import delegate_text
 from edgekit.errors import EdgekitError, InputError
-from edgekit.runner.delegates import delegate_text
 
 FIRST_S = 0.25  # of the first round; each next one is twice as long
 OBJECTIVES = ("latency", "throughput", "energy")

@@ -104,13 +104,17 @@ def bench_command(
 @click.command(
     "tune",
     epilog=DEVICE_HELP + "\n\b\nExamples:\n  edgekit tune bundle pi@raspberrypi.local --objective latency\n"
-    "  edgekit tune bundle --objective throughput --max-ms 20 --min-accuracy 0.9 -o tuned",
+    "  edgekit tune bundle --objective throughput --max-ms 20 -o tuned",
 )
 @BUNDLE
 @DEVICE
 @candidate_options
 @click.option(
-    "--objective", type=click.Choice(["latency", "throughput", "energy"]), default="latency", show_default=True
+    "--objective",
+    type=click.Choice(["latency", "throughput", "energy"]),
+    default="latency",
+    show_default=True,
+    help="What is to be little: 90th percentile, median, or microjoules of an inference.",
 )
 @click.option("--max-ms", type=click.FloatRange(0, min_open=True), help="The 99th percentile may not be above it.")
 @click.option("--min-accuracy", type=float, help="The variant's first metric in the bundle may not be below it.")
@@ -198,7 +202,7 @@ def _show(found: list[Result]) -> None:
 
 
 def _plain(result: Result) -> dict[str, Any]:
-    from edgekit.runner.delegates import delegate_text
+    from edgekit.delegates import delegate_text
 
     delegate = delegate_text(result.candidate.delegate)
     fields = {

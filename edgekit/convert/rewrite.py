@@ -118,7 +118,8 @@ def constant(model: Any, index: int) -> np.ndarray | None:
         return None
     dtype = next(dtype for dtype, number in _TYPES.items() if number == tensor.type)
     shape = [] if tensor.shape is None else [int(size) for size in tensor.shape]  # a scalar has none
-    return np.asarray(model.buffers[tensor.buffer].data, np.uint8).view(dtype).reshape(shape)
+    values: np.ndarray = np.asarray(model.buffers[tensor.buffer].data, np.uint8).view(dtype).reshape(shape)
+    return values
 
 
 def add_constant(model: Any, name: bytes, values: np.ndarray) -> int:

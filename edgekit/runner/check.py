@@ -59,7 +59,7 @@ def check_release(
 def check_model(model: Model, golden: Mapping[str, Any], tolerance: float | None = None) -> Agreement:
     """How a model agrees; GoldenMismatch if an answer is further away than its tolerance, or its delegate's own."""
     if tolerance is None:
-        from edgekit.runner.delegates import parse_delegate
+        from edgekit.delegates import parse_delegate
 
         options = parse_delegate(model.placement.delegate).options if model.is_delegated else {}
         tolerance = options.get("tolerance", model.variant.golden_tolerance)

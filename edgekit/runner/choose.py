@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from edgekit.delegates import delegate_text, ladder, library_options
 from edgekit.errors import BundleError, DelegateUnavailable, EdgekitError
 from edgekit.manifest import Delegate
-from edgekit.runner.delegates import delegate_text, ladder, library_options
 from edgekit.runner.interpreter import load_library, open_interpreter, operator_count, without_info_lines
 from edgekit.runner.placement import Attempt, FellBack, Placement, count_shares, fallback_lines, node_count
 

@@ -206,8 +206,8 @@ def _open(
         return variant, [open_interpreter(file, count) for _ in range(lanes)], None
     from dataclasses import replace
 
+    from edgekit.delegates import parse_delegate
     from edgekit.runner.choose import choose
-    from edgekit.runner.delegates import parse_delegate
 
     wanted = [parse_delegate(text) for text in delegates] or wanted
     if threads is not None:  # what is typed counts more than what the bundle says

@@ -9,8 +9,8 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
+from edgekit.delegates import delegate_text, library_options
 from edgekit.digest import sha256, sha256_file
-from edgekit.runner.delegates import delegate_text, library_options
 from edgekit.runner.interpreter import runtime_version
 
 if TYPE_CHECKING:
