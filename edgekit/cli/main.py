@@ -30,6 +30,9 @@ COMMANDS = {
     "samples": "edgekit.cli.samples",
     "power": "edgekit.cli.power",
     "doctor": "edgekit.cli.doctor",
+    "edgetpu": "edgekit.cli.compile_edgetpu",
+    "bench": "edgekit.cli.bench",
+    "tune": "edgekit.cli.bench",
     "targets": "edgekit.cli.targets",
     "completion": "edgekit.cli.completion",
 }
@@ -47,6 +50,9 @@ HELP = {
     "samples": "Fetch the inputs that a device recorded, to convert with them.",
     "power": "Show what a device draws, how hot it is and how fast it runs.",
     "doctor": "Find what is wrong with a device, and fix it with --fix.",
+    "edgetpu": "Compile a bundle's int8 variants for Coral's Edge TPU.",
+    "bench": "Measure a bundle's variants, delegates and threads.",
+    "tune": "Find the best of them, and write it into the bundle.",
     "targets": "List the kinds of board edgekit knows.",
     "completion": "Print the completion script for your shell.",
 }

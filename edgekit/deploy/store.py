@@ -286,7 +286,18 @@ class Store:
 
     def remove(self) -> None:
         """Everything of ours goes; what else lies here stays."""
-        for name in ("current", "previous", "releases", "runtimes", "incoming", "blobs", "samples", "layout", "lock"):
+        for name in (
+            "current",
+            "previous",
+            "releases",
+            "runtimes",
+            "incoming",
+            "blobs",
+            "samples",
+            "cache",
+            "layout",
+            "lock",
+        ):
             delete(self.path(name))
         with contextlib.suppress(OSError):  # somebody else's files
             os.rmdir(self.root)
