@@ -107,6 +107,7 @@ def open_interpreter(path: Path | str, threads: int, *, reference: bool = False,
                 model_path=str(path), num_threads=threads, experimental_op_resolver_type=kernels, **options
             )
             interpreter.allocate_tensors()
+            interpreter.get_input_details(), interpreter.get_output_details()  # where names that are no text come out
     except (ValueError, RuntimeError) as error:
         reason = (str(error).strip() or repr(error)).splitlines()[0]
         raise BundleError(
