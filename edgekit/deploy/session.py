@@ -159,8 +159,8 @@ class Session:
         if size > _LONGEST_FRAME:
             raise self._not_ours()
         try:
-            return dict(json.loads(self._read(size)))
-        except (ValueError, TypeError) as error:
+            return dict(plain_values(dict(json.loads(self._read(size)))))
+        except (ValueError, TypeError, RecursionError) as error:  # a nesting too deep for Python is not ours either
             raise self._not_ours() from error
 
     def _skip_to_magic(self) -> None:
@@ -278,7 +278,17 @@ def open_session(
 
 def plain(text: object) -> str:
     """What a device says, as one line that a terminal can show: no control characters, no surrogates."""
-    return "".join(char if char.isprintable() else "?" for char in str(text or ""))
+    said = str(text or "")
+    return said if said.isprintable() else "".join(char if char.isprintable() else "?" for char in said)
+
+
+def plain_values(value: Any) -> Any:
+    """The same of every text in an answer: any of them may be shown."""
+    if isinstance(value, str):
+        return plain(value)
+    if isinstance(value, dict):
+        return {plain(key): plain_values(one) for key, one in value.items()}
+    return [plain_values(one) for one in value] if isinstance(value, list) else value
 
 
 def plain_lines(text: str) -> list[str]:
