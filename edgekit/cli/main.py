@@ -26,6 +26,7 @@ COMMANDS = {
     "deploy": "edgekit.cli.device",
     "status": "edgekit.cli.device",
     "rollback": "edgekit.cli.device",
+    "adopt": "edgekit.cli.device",
     "remove": "edgekit.cli.device",
     "keygen": "edgekit.cli.sign",
     "sign": "edgekit.cli.sign",
@@ -43,9 +44,10 @@ HELP = {
     "diff": "Say what differs between two bundles or .tflite files.",
     "lint": "Tell what in a model costs accuracy in int8, or will not run.",
     "sbom": "Print what a bundle is made of, as CycloneDX.",
-    "deploy": "Put a bundle on a device, prove it there, then switch to it.",
+    "deploy": "Put a bundle on a device, prove it there, try it, confirm it.",
     "status": "Show what is installed on a device.",
     "rollback": "Make a device's previous release current again.",
+    "adopt": "Take over what an older edgekit deployed, or what lost its journal.",
     "remove": "Take everything of edgekit's off a device.",
     "keygen": "Make a key that signs bundles.",
     "sign": "Sign all that boards will run of a bundle.",
@@ -66,7 +68,7 @@ Examples:
 
 \b
 Exit codes: 0 fine, 1 other error, 2 a file or option, 3 bundle, 4 device,
-5 installed but unhealthy (not switched), 6 conversion or int8 too bad,
+5 installed but unhealthy (not in use), 6 conversion or int8 too bad,
 130 interrupted. edgekit diff: 1 is different.
 """
 
