@@ -98,7 +98,12 @@ def parsers() -> dict[str, Parser]:
             read_arrays(scratch / "golden.npz")
 
     file = {"sha256": SHA256, "size": 3}
-    release = {"edgekit_release": 1, "name": "digits", "runtime": "0" * 16, "files": {"edgekit/runner/x.py": file, "run": file}}
+    release = {
+        "edgekit_release": 1,
+        "name": "digits",
+        "runtime": "0" * 16,
+        "files": {"edgekit/runner/x.py": file, "run": file},
+    }
     signed = {
         "edgekit_signature": 1, "name": "digits", "edgekit": "1", "seq": 5, "downgrade_from": None, "run": "#!/bin/sh\n",
         "files": {"manifest.json": SHA256}, "runtimes": {SHA256: "numpy==1"},
@@ -122,7 +127,13 @@ def parsers() -> dict[str, Parser]:
         "known_hosts": Parser(known_hosts, (f"[board]:2222,|1|AAAA|BBBB,!x {KEY}\n@revoked * {KEY}\n".encode(),)),
         "frames of a device": Parser(
             answers,
-            (b"hello\n" + MAGIC + frame(HELLO) + frame(said) + frame({"error": "DeviceFull", "message": "m", "hint": "h"}),),
+            (
+                b"hello\n"
+                + MAGIC
+                + frame(HELLO)
+                + frame(said)
+                + frame({"error": "DeviceFull", "message": "m", "hint": "h"}),
+            ),
         ),
         "golden.npz": Parser(golden, (_npz_seed(),)),
     }
@@ -173,7 +184,7 @@ TOKENS = [
 
 
 def run_random(parser: Parser, runs: int, seed: int = 0) -> str:
-    """"" if all went well, else what was fed and what it raised."""
+    """ "" if all went well, else what was fed and what it raised."""
     rng = random.Random(seed)
     corpus = list(parser.seeds)
     for number in range(runs):
@@ -194,7 +205,7 @@ def run_atheris(name: str, runs: int) -> None:
     with atheris.instrument_imports(include=["edgekit"]):
         parser = parsers()[name]
     folder = Path(tempfile.mkdtemp(prefix="edgekit-fuzz-"))
-    words = ["".join("\\x%02x" % byte for byte in word[:60]) for word in TOKENS]
+    words = ["".join(f"\\x{byte:02x}" for byte in word[:60]) for word in TOKENS]
     (folder / "words").write_text("".join(f'"{word}"\n' for word in words))
     corpus = folder / "corpus"
     corpus.mkdir()
@@ -215,7 +226,10 @@ def main() -> int:
     if options.child:
         run_atheris(options.only, options.runs)
     led = importlib.util.find_spec("atheris") is not None
-    print(f"{'parser':<20} {'runs':>9} {'seconds':>8} {'branches':>9}  ({'led by atheris' if led else 'at random'})", flush=True)
+    print(
+        f"{'parser':<20} {'runs':>9} {'seconds':>8} {'branches':>9}  ({'led by atheris' if led else 'at random'})",
+        flush=True,
+    )
     wrong = 0
     for name in [options.only] if options.only else parsers():
         start, edges = time.monotonic(), "-"
@@ -226,7 +240,10 @@ def main() -> int:
             edges = ([*re.findall(r"cov: (\d+)", done.stderr)] or ["-"])[-1]
         else:
             said = run_random(parsers()[name], options.runs)
-        print(f"{name:<20} {options.runs:>9} {time.monotonic() - start:>8.1f} {edges:>9}  {'WRONG' if said else 'fine'}", flush=True)
+        print(
+            f"{name:<20} {options.runs:>9} {time.monotonic() - start:>8.1f} {edges:>9}  {'WRONG' if said else 'fine'}",
+            flush=True,
+        )
         if said:
             wrong += 1
             print(said, flush=True)

@@ -26,8 +26,12 @@ HELLO = {
     "unsafe": "",
     "free_bytes": 1 << 30,
     "current": None,
-    "previous": None,
+    "phase": None,
+    "good": None,
+    "prev": None,
+    "to": None,
     "runtimes": [],
+    "signers": False,
 }
 
 

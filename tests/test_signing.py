@@ -451,11 +451,6 @@ def test_an_unsigned_release_is_refused_once_somebody_is_enrolled_unless_it_is_a
     assert admit(str(nobody), make_release(), None, unsigned=False, min_seq={}, whole=True) is None
 
 
-def test_a_signature_that_was_sent_is_judged_even_with_unsigned(ask) -> None:
-    with refusal():
-        ask(statement=make_statement(runtimes={}), unsigned=True)
-
-
 def test_an_empty_list_of_signers_trusts_nobody(ask, enrolled: Path) -> None:
     (enrolled / "allowed_signers").write_text("")
 

@@ -175,7 +175,7 @@ def _show(found: Mapping[str, Any], as_json: bool) -> None:
         click.echo(f"{found['device']}: no signers; it takes releases without a signature")
         return
     rows = [
-        (r["name"], r["type"], r["key"], r["min_seq"] or "-", "revoked" if r["revoked"] else "")
+        (r["name"], r["type"], r["key"], r["min_seq"] or "-", "revoked" if r["revoked"] else "enrolled")
         for r in found["signers"]
     ]
-    show_table(("name", "type", "key", "least number", ""), rows)
+    show_table(("name", "type", "key", "least number", "state"), rows)

@@ -130,6 +130,7 @@ def hello(root: str) -> "dict[str, object]":
         "root": root,
         "unsafe": unsafe(root),
         "free_bytes": free,
+        "signers": os.path.lexists(os.path.join(root, "allowed_signers")),
     }
     facts.update(installed(root))
     return facts

@@ -33,6 +33,8 @@ AGENT = (  # in the order in which they import one another
     "alone",
     "look",
     "recorded",
+    "signing",
+    "signers",
     "agent",
 )
 HELLO_S = 60.0  # for a board to start Python
@@ -68,6 +70,7 @@ class Hello:
     previous: str | None
     trial: str | None
     runtimes: tuple[str, ...]
+    signers: bool  # it takes signed releases only
 
     @property
     def platform(self) -> Platform:
@@ -214,6 +217,7 @@ class Session:
                 previous=None if fields["prev"] is None else plain(fields["prev"]),
                 trial=None if fields["to"] is None else plain(fields["to"]),
                 runtimes=tuple(plain(name) for name in fields["runtimes"]),
+                signers=bool(fields["signers"]),
             )
             assert len(hello.python) >= 2
         except (KeyError, TypeError, ValueError, AssertionError) as error:

@@ -20,11 +20,12 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from edgekit.deploy.disk import ID, SHA256, Refused, checked
+from edgekit.deploy.disk import ID, SHA256, Refused, checked, read_file
 
 BUNDLES, SIGNERS = "edgekit-bundle", "edgekit-signers"  # SSHSIG namespaces: a signature for one is none for the other
 PYTHON = "@PYTHON@"  # stands in the signed launcher where the board's own Python comes
 ALLOWED, REVOKED = "allowed_signers", "revoked_keys"  # under ROOT, in OpenSSH's own formats
+STATEMENT = "signed.json"  # in a release, beside the signature with .sig behind it
 LONGEST = 4 << 20  # bytes of a statement, of a signature's text or of a list of keys
 LARGEST_SEQ = (1 << 53) - 1  # the last whole number that every JSON reader keeps exactly
 VERIFY_S = 60.0
@@ -254,15 +255,19 @@ def check_seq(statement: Mapping[str, Any], key: str, min_seq: Mapping[str, int]
         raise _not_trusted(message, "sign it again to install an older bundle on purpose (edgekit sign)")
 
 
+def is_enforced(root: str) -> bool:
+    """Whether somebody is enrolled: only signed releases are taken then."""
+    return os.path.lexists(os.path.join(root, ALLOWED))
+
+
 def admit(
     root: str, release: Mapping[str, Any], signed: Any, *, unsigned: bool, min_seq: Mapping[str, int], whole: bool
 ) -> dict[str, Any] | None:
-    """Who signed this release, with its `seq`; None where nobody is enrolled, or with `unsigned`. Else it is Refused.
+    """Who signed this release, with its `seq`; None where nobody is enrolled, or if `unsigned`. Else it is Refused.
 
     `signed` is {"statement": text, "signature": text} or None; `whole`: the runtime has to be there already.
     """
-    allowed = os.path.join(root, ALLOWED)
-    if not os.path.lexists(allowed) or (unsigned and signed is None):
+    if unsigned or not is_enforced(root):
         return None
     if signed is None:
         raise _not_trusted(
@@ -272,7 +277,7 @@ def admit(
         text, signature = signed["statement"].encode(), signed["signature"].encode()
     except (TypeError, KeyError, AttributeError, UnicodeError):
         raise _not_trusted("what should be a signed statement is none", "sign again with edgekit sign") from None
-    who = check_signature(text, signature, allowed, os.path.join(root, REVOKED))
+    who = check_signature(text, signature, os.path.join(root, ALLOWED), os.path.join(root, REVOKED))
     statement = read_statement(text)
     check_seq(statement, who["key"], min_seq)
     check_covers(statement, release)
@@ -286,6 +291,22 @@ def admit(
         listing = None
     check_runtime(statement, name, listing)
     return {**who, "seq": statement["seq"]}
+
+
+def signature_files(signed: Any) -> dict[str, bytes]:
+    """What is kept of it beside the release, by name; `admit` has looked at it before."""
+    if signed is None:
+        return {}
+    return {STATEMENT: str(signed["statement"]).encode(), STATEMENT + ".sig": str(signed["signature"]).encode()}
+
+
+def kept_signature(release: str) -> dict[str, str] | None:
+    """The same as it lies in the release's folder; None if it came without."""
+    try:
+        found = [read_file(os.path.join(release, name), LONGEST).decode() for name in (STATEMENT, STATEMENT + ".sig")]
+    except (OSError, ValueError):
+        return None
+    return {"statement": found[0], "signature": found[1]}
 
 
 def _not_trusted(message: str, hint: str) -> Refused:
