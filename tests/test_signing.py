@@ -288,7 +288,7 @@ def test_a_fido_token_counts_with_its_touch(tmp_path: Path) -> None:
         check(tmp_path, STATEMENT + b" ", signed(1))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_no_bytes_in_place_of_a_signature_are_believed_or_break_anything(enrolled: Path, keys: Path, data: Any) -> None:
     lines = ssh_sign(keys / "alice", STATEMENT).splitlines()
@@ -506,7 +506,7 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.dictionaries(st.sampled_from(sorted(make_statement())), json_values), st.integers(0, 3))
 def test_any_statement_is_read_or_refused_and_nothing_else(changes: dict[str, Any], left_out: int) -> None:
     fields = {**make_statement(), **changes}
@@ -521,7 +521,7 @@ def test_any_statement_is_read_or_refused_and_nothing_else(changes: dict[str, An
     assert set(found) == set(make_statement()) - {"edgekit_signature"}
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=60))
 def test_any_bytes_are_refused_as_a_statement(text: bytes) -> None:
     with refusal():
@@ -642,7 +642,7 @@ hostile_keys = st.sampled_from(
 )
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(hostile_names | st.text(max_size=6), hostile_keys | json_values, st.booleans())
 def test_no_line_can_be_smuggled_into_the_list_of_signers(
     enrolled: Path, keys: Path, name: str, key: Any, good: bool

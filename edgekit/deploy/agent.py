@@ -73,6 +73,9 @@ class Agent:
             reply = error.reply
         except OSError as error:
             reply = explain(error, self.store.root)
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
+            message = f"a request that the agent cannot use ({type(error).__name__}: {error})"
+            reply = Refused("DeviceError", message, OUR_FAULT).reply
         has_failed = reply is not None and "error" in reply
         if has_failed:
             self.tidy()  # before the answer: who reads it may look, or try again, at once

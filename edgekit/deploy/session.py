@@ -15,6 +15,7 @@ from typing import Any
 
 from edgekit import errors
 from edgekit.deploy.address import Address, Local, check_python
+from edgekit.deploy.answers import ANSWERS, fits
 from edgekit.deploy.transport import AskHostKey, Channel, open_channel, packed_sources
 from edgekit.errors import DeviceError, DeviceRefused, DeviceUnreachable, DeviceUnsupported, EdgekitError
 from edgekit.platforms import Platform
@@ -139,6 +140,8 @@ class Session:
             if not (isinstance(kind, type) and issubclass(kind, EdgekitError)):
                 kind = DeviceError
             raise kind(f"{self._address}: {plain(answer.get('message'))}", hint=plain(answer.get("hint")))
+        if not fits(answer, ANSWERS.get(self._operation, dict)):
+            raise self._not_ours()
         return answer
 
     def _send(self, message: Mapping[str, Any]) -> None:
