@@ -98,3 +98,17 @@ def test_a_runner_that_dies_of_a_signal_is_a_finding(device: Local, tmp_path: Pa
 
     assert world(device.root) == before
     assert isinstance(caught.value, EdgekitError)
+
+
+def test_a_model_that_wants_all_memory_is_the_first_to_go(device: Local) -> None:
+    from devices import Here, install, release
+
+    run = b"""#!/bin/sh
+sleep 0.3
+echo '{"variants": [], "score": '$(cat /proc/self/oom_score_adj)'}'
+"""
+    one = release("greedy", run=run)
+    here = Here(device.root)
+    install(here, one)
+
+    assert here.request("release", id=one.id, text=one.text)["check"]["score"] == 1000
