@@ -109,7 +109,7 @@ class Session:
         Then returns the blobs that have to be sent again, from their beginning: what lay there was something else.
         """
         size, data = len(data), data[offset:]
-        packed = zlib.compress(data, 3) if len(data) > 512 else data
+        packed = zlib.compress(data, 1) if _is_packable(data) else data  # a third of the time of level 3, 4 % more
         is_smaller = len(packed) < len(data)
         body = packed if is_smaller else data
         try:
@@ -313,6 +313,12 @@ def open_session(
             )
         yield session
         session.end()
+
+
+def _is_packable(data: bytes) -> bool:
+    """Whether packing is worth its time, by a sample from the middle: weights hardly shrink, code does by half."""
+    middle = data[len(data) // 2 :][: 1 << 15]
+    return len(data) > 512 and len(zlib.compress(middle, 1)) < 0.9 * len(middle)
 
 
 def plain(text: object) -> str:
