@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from edgekit.convert.flatbuffer import read_model
-from edgekit.errors import ConversionError, NotAModel
+from edgekit.errors import ConversionError, NotAModel, first_line
 from edgekit.runner.interpreter import invoke, open_interpreter
 from edgekit.runner.model import describe_variant
 
@@ -159,9 +159,8 @@ def _native_row(interpreter: Any) -> dict[str, tuple[float, float]]:
     try:
         found = _native.InvokeWithCalibration(interpreter._native_handle(), 0)
     except RuntimeError as error:
-        told = next(iter(str(error).strip().splitlines()), "")
         raise ConversionError(
-            f"LiteRT does not run it on the samples: {told[:200]}",
+            f"LiteRT does not run it on the samples: {first_line(error)}",
             hint="do the samples look as the model wants them (range, --preprocess)? was its file damaged?",
         ) from error
     return {name: (row.min, row.max) for name, row in found.items()}

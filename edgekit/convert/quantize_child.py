@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.convert.child import end_with_parent, report
-from edgekit.errors import ConversionError, EdgekitError
+from edgekit.errors import ConversionError, EdgekitError, first_line, summary
 
 Ranges = Mapping[str, "tuple[float, float]"]
 _CAST_OPERATORS = ("CONV_2D", "DEPTHWISE_CONV_2D", "CONV_2D_TRANSPOSE", "FULLY_CONNECTED", "EMBEDDING_LOOKUP")
@@ -47,8 +47,7 @@ def run(back_end: str, folder: Path) -> str:
     except EdgekitError:
         raise
     except Exception as error:  # pybind gives whatever the C++ code threw; litert-quantizer has a dozen kinds
-        told = next(iter(str(error).strip().splitlines()), "")
-        raise ConversionError(f"{type(error).__name__}: {told[:200]}", hint="try another --mode") from error
+        raise ConversionError(f"{summary(error)}", hint="try another --mode") from error
     return f"{package} {metadata.version(package)}"
 
 
@@ -64,8 +63,7 @@ def check_runs(path: Path) -> None:
             interpreter.set_tensor(details["index"], content)
         interpreter.invoke()
     except (EdgekitError, ValueError, RuntimeError) as error:
-        told = next(iter(str(error).strip().splitlines()), "")
-        raise ConversionError(f"LiteRT does not run it: {told[:200]}", hint="try another --mode") from error
+        raise ConversionError(f"LiteRT does not run it: {first_line(error)}", hint="try another --mode") from error
 
 
 # --- the quantizer in ai-edge-litert's wheel ------------------------------------------------------------------------

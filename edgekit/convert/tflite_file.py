@@ -9,6 +9,7 @@ import numpy as np
 
 from edgekit.bundle import Tensor
 from edgekit.convert.describe import quantization
+from edgekit.convert.fitting import by_input, check_numbers
 from edgekit.convert.flatbuffer import read_model
 from edgekit.convert.quantize import check_runs
 from edgekit.errors import ConversionError, NotAModel, SamplesError
@@ -97,14 +98,7 @@ def fed(samples: Mapping[str, np.ndarray], inputs: Sequence[Tensor]) -> dict[str
 
     Raises SamplesError where samples and model do not fit.
     """
-    if len(inputs) == len(samples) == 1:
-        samples = {inputs[0].name: next(iter(samples.values()))}
-    names = [tensor.name for tensor in inputs]
-    if set(samples) != set(names):
-        raise SamplesError(
-            f"the samples are for {', '.join(samples)}, the model's inputs are {', '.join(names)}",
-            hint="save one array for each input, under the input's name",
-        )
+    samples = by_input(samples, [tensor.name for tensor in inputs])
     out = {}
     for tensor in inputs:
         array, dtype = samples[tensor.name], np.dtype(tensor.dtype)
@@ -115,7 +109,6 @@ def fed(samples: Mapping[str, np.ndarray], inputs: Sequence[Tensor]) -> dict[str
                 f"samples of shape ({told[0]}) do not fit input {tensor.name!r}, which is ({told[1]})",
                 hint="give samples as the model sees them, or a --preprocess spec that makes them so",
             )
-        if dtype.kind != "f" and array.dtype.kind == "f":
-            raise SamplesError(f"input {tensor.name!r} takes {dtype}, the samples are float", hint="give integers")
+        check_numbers(tensor.name, dtype, array)
         out[tensor.name] = array.astype(dtype, copy=False).reshape(len(array), *tensor.shape)
     return out

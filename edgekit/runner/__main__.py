@@ -21,6 +21,7 @@ EXAMPLES = """examples:
   python3 -m edgekit.runner infer RELEASE *.npy --record        also keep the inputs, to convert with
   python3 -m edgekit.runner check RELEASE                       golden vectors: exit 5 if they do not agree
   python3 -m edgekit.runner bench RELEASE --runs 1000           latency and cold start, measured here
+  python3 -m edgekit.runner rehearse RELEASE --goal 'min_energy(accuracy>=90, deadline=50ms)' --table points.json
   python3 -m edgekit.runner power --seconds 5                   power, heat and clocks of this machine
 RELEASE is a release or bundle folder; infer also takes a bare .tflite."""
 
@@ -226,11 +227,29 @@ def _seconds(text: str) -> float:
     return value
 
 
+def _later(name: str) -> Callable[[Any], None]:
+    """A function of power_commands, imported when it is used."""
+
+    def call(given: Any) -> None:
+        from edgekit.runner import power_commands
+
+        getattr(power_commands, name)(given)
+
+    return call
+
+
 _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[Any], None]]] = {
     "infer": ("answer to input files", _infer_options, _infer),
     "check": ("compare with the golden vectors", _check_options, _check),
     "bench": ("measure latency and cold start", _bench_options, _bench),
     "power": ("show power, heat and clocks of this machine", _power_options, _power),
+    "rehearse": (
+        "answer golden inputs at a rate, under a goal of power",
+        _later("rehearse_options"),
+        _later("rehearse"),
+    ),
+    "powerd": ("set clock caps for others (root)", _later("powerd_options"), _later("powerd")),
+    "point": ("", _later("point_options"), _later("point")),  # what `edgekit power calibrate` asks for; not listed
     "first": ("", _first_options, _first),  # what `bench` starts to time a cold start; not listed
 }
 
