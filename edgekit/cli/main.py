@@ -26,10 +26,14 @@ COMMANDS = {
     "deploy": "edgekit.cli.device",
     "status": "edgekit.cli.device",
     "rollback": "edgekit.cli.device",
+    "adopt": "edgekit.cli.device",
     "remove": "edgekit.cli.device",
     "samples": "edgekit.cli.samples",
     "power": "edgekit.cli.power",
     "doctor": "edgekit.cli.doctor",
+    "edgetpu": "edgekit.cli.compile_edgetpu",
+    "bench": "edgekit.cli.bench",
+    "tune": "edgekit.cli.bench",
     "targets": "edgekit.cli.targets",
     "completion": "edgekit.cli.completion",
 }
@@ -40,13 +44,17 @@ HELP = {
     "diff": "Say what differs between two bundles or .tflite files.",
     "lint": "Tell what in a model costs accuracy in int8, or will not run.",
     "sbom": "Print what a bundle is made of, as CycloneDX.",
-    "deploy": "Put a bundle on a device, prove it there, then switch to it.",
+    "deploy": "Put a bundle on a device, prove it there, try it, confirm it.",
     "status": "Show what is installed on a device.",
     "rollback": "Make a device's previous release current again.",
+    "adopt": "Take over what an older edgekit deployed, or what lost its journal.",
     "remove": "Take everything of edgekit's off a device.",
     "samples": "Fetch the inputs that a device recorded, to convert with them.",
     "power": "Show what a device draws, how hot it is and how fast it runs.",
     "doctor": "Find what is wrong with a device, and fix it with --fix.",
+    "edgetpu": "Compile a bundle's int8 variants for Coral's Edge TPU.",
+    "bench": "Measure a bundle's variants, delegates and threads.",
+    "tune": "Find the best of them, and write it into the bundle.",
     "targets": "List the kinds of board edgekit knows.",
     "completion": "Print the completion script for your shell.",
 }
@@ -60,7 +68,7 @@ Examples:
 
 \b
 Exit codes: 0 fine, 1 other error, 2 a file or option, 3 bundle, 4 device,
-5 installed but unhealthy (not switched), 6 conversion or int8 too bad,
+5 installed but unhealthy (not in use), 6 conversion or int8 too bad,
 130 interrupted. edgekit diff: 1 is different. edgekit doctor: warnings 10,
 errors 20.
 """
