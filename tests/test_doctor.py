@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sshd import SSHD, why_no_sshd
 
+from edgekit.deploy.release import launcher_script
 from edgekit.doctor import collect, manual, running, wanted
 from edgekit.doctor.checks import CHECKS, diagnose
 from edgekit.doctor.examine import SENT, Patient, Step, open_patient, plan, treat
@@ -38,7 +39,7 @@ EXPECTED = {
     "debian-12-nspawn": "| linger | ssh-password",
     "debian-12-pc-coral-usb": "edgetpu-abi coral-usb-power coral-group | numpy-abi coral-usb-resets "
     "| edgetpu-usb-max vulkan-driver gpu-access",
-    "debian-13-pc-coral-pcie": "apex-driver | broken-packages |",
+    "debian-13-pc-coral-pcie": "release-python apex-driver | broken-packages |",
     "docker-python-3.12": "| ssh-keygen | volatile-root no-systemd",
     "jetson-nano-jetpack4": "python-wheel | jetson-over-current ssh-keygen "
     "| clock-limit cores-offline jetson-power-mode ssh-password",
@@ -83,6 +84,7 @@ NO_SWAP = "Filename Type Size Used Priority"
 # check -> a system where it finds something, and what ends that: (where, value) with None for "not there", +x: one name more
 CURES: dict[str, tuple[str, list[tuple[Any, ...]]]] = {
     "python-wheel": ("jetson-nano-jetpack4", [("python", "version", [3, 10, 14])]),
+    "release-python": ("debian-13-pc-coral-pcie", [("release", "version", "out", "3.11\n")]),
     "numpy-missing": ("rpi-os-12-pi4-32bit", [("commands", "numpy", {"code": 0, "out": "1.24.2\n", "err": ""})]),
     "numpy-abi": ("debian-12-pc-coral-usb", [("python", "packages", "numpy", "1.26.4")]),
     "userland-32bit": ("rpi-os-12-pi4-32bit", [("machine", "arch", "aarch64")]),
@@ -593,6 +595,22 @@ def test_the_snapshot_that_is_saved_gives_the_same_findings_again(command, devic
 
     assert [finding.check for finding in again.findings] == [row["check"] for row in json.loads(out)["findings"]]
     assert saved["machine"]["libc"] == collect.libc()
+
+
+@pytest.mark.parametrize(
+    ("tag", "said"), [("cpython-39", "needs Python 3.9, "), (f"cpython-3{sys.version_info[1]}", "")]
+)
+def test_a_release_of_another_python_is_found(command, device, tag, said):
+    release = device.root / "releases" / "r1"
+    (release / "site" / "numpy" / "_core").mkdir(parents=True)
+    (release / "site" / "numpy" / "_core" / f"_multiarray_umath.{tag}-x86_64-linux-gnu.so").touch()
+    (release / "run").write_text(launcher_script(PYTHON))
+    (device.root / "current").symlink_to("releases/r1")
+
+    code, out, _ = command("doctor", device, "--only", "release-python")
+
+    assert code == (20 if said else 0)
+    assert said in " ".join(out.split())
 
 
 def test_a_snapshot_that_cannot_be_written_is_an_error_of_two_lines(command, device, tmp_path):

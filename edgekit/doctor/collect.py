@@ -24,6 +24,7 @@ if False:  # for the type checker alone: typing is slow to import
 
 VERSION = 1
 MOST_PATHS = 400  # that one glob finds
+VERSION_OF_IT = "import sys; print('%d.%d' % sys.version_info[:2])"
 NUMPY = "import numpy; print(numpy.__version__)"
 EDGETPU = (
     "import ctypes, sys; library = ctypes.CDLL(sys.argv[1]); library.edgetpu_version.restype = ctypes.c_char_p; "
@@ -69,6 +70,7 @@ def collect(root: str) -> "Dict[str, Any]":
     return {
         "edgekit_snapshot": VERSION,
         "root": root,
+        "release": release(root),
         "user": user(),
         "python": {"version": list(sys.version_info[:3]), "executable": sys.executable, "packages": packages},
         "machine": {
@@ -163,6 +165,22 @@ def name_of(look_up: "Callable[[int], Any]", number: int) -> str:
         return str(look_up(number)[0])
     except KeyError:
         return str(number)
+
+
+def release(root: str) -> "Dict[str, Any]":
+    """The Python that the current release starts with, and extension modules that it brings for one."""
+    try:
+        starts = re.search(r"exec ('[^']+'|\S+) -s -c", text_of(os.path.join(root, "current", "run")))
+    except OSError:  # nothing is installed
+        return {}
+    site = os.path.join(glob.escape(root), "current", "site")
+    modules = matches(site + "/*/*.cpython-*.so") + matches(site + "/*/*/*.cpython-*.so")
+    python = starts.group(1).strip("'") if starts else ""
+    return {
+        "python": python,
+        "version": run([python, "-I", "-c", VERSION_OF_IT], 15, None) if python else {"missing": True},
+        "modules": sorted(os.path.basename(path) for path in modules)[:4],
+    }
 
 
 def user() -> "Dict[str, Any]":

@@ -16,7 +16,8 @@ from edgekit.doctor.finding import (
     check,
     write_file,
 )
-from edgekit.doctor.snapshot import Snapshot, UsbDevice
+from edgekit.doctor.parts import UsbDevice
+from edgekit.doctor.snapshot import Snapshot
 from edgekit.doctor.text import cited
 
 IDS = {("1a6e", "089a"): "before its firmware is loaded", ("18d1", "9302"): "with its firmware loaded"}

@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterator
 
 from edgekit.doctor.finding import NO_LOG, CannotTell, Command, Evidence, Found, as_root, check
-from edgekit.doctor.snapshot import Mount, Snapshot
+from edgekit.doctor.parts import Mount
+from edgekit.doctor.snapshot import Snapshot
 from edgekit.doctor.text import cited
 
 MIB = 1 << 20
