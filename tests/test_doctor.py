@@ -36,6 +36,7 @@ SYSTEMS = sorted(path.stem for path in FOLDER.glob("*.json"))
 EXPECTED = {
     "alpine-3.22-pc": "python-wheel edgetpu-library coral-udev | clock-free | no-systemd",
     "coral-dev-board-mendel5": "python-wheel flash-worn | apex-hot memory-low ssh-keygen | no-swap",
+    "debian-12-arm64-qemu": "| clock-free linger | no-swap ssh-password",
     "debian-12-nspawn": "| linger | ssh-password",
     "debian-12-pc-coral-usb": "edgetpu-abi coral-usb-power coral-group | numpy-abi coral-usb-resets "
     "| edgetpu-usb-max vulkan-driver gpu-access",

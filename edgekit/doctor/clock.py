@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
-from edgekit.doctor.finding import CannotTell, Command, Evidence, Found, as_root, check, install, install_by_hand
+from edgekit.doctor.finding import CannotTell, Command, Evidence, Found, as_root, check, install
 from edgekit.doctor.snapshot import Snapshot
 
 TIME_ERROR = 5  # of adjtimex(2): the clock is not synchronized
@@ -28,9 +28,10 @@ def _property(board: Snapshot, name: str) -> str:
 
 def _start_ntp(board: Snapshot) -> tuple[Command, ...]:
     """What has the time fetched from the network from now on."""
-    if _property(board, "CanNTP") == "yes":
+    can = _property(board, "CanNTP")
+    if can == "yes":
         return (as_root(board, "timedatectl", "set-ntp", "true"),)
-    return install(board, "systemd-timesyncd")
+    return install(board, "systemd-timesyncd") if can == "no" else ()
 
 
 @check(
@@ -90,7 +91,7 @@ def clock_free(board: Snapshot) -> Iterator[Found | CannotTell]:
             "nothing keeps its clock",
             tuple(evidence),
             _start_ntp(board),
-            "" if _start_ntp(board) else install_by_hand(board, "systemd-timesyncd", "chrony"),
+            "" if _start_ntp(board) else "start systemd-timesyncd or chrony, or install one of them",
         )
 
 

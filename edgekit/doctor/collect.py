@@ -14,6 +14,7 @@ import shutil
 import stat
 import struct
 import sys
+import threading
 import time
 
 from edgekit.doctor.running import LONGEST_TEXT, Running, matching_lines, path_list, run
@@ -60,7 +61,7 @@ def serve(
 def collect(root: str) -> "Dict[str, Any]":
     """Everything that the workstation judges; each thing that cannot be read says why."""
     libraries = found_libraries()
-    commands = {name: run(argv, seconds, wanted) for name, (argv, seconds, wanted) in COMMANDS.items()}
+    commands = run_all()
     for path in libraries[:1]:
         commands["edgetpu_version"] = run([sys.executable, "-I", "-c", EDGETPU, path], 15, None)
     packages = distributions()
@@ -90,6 +91,22 @@ def collect(root: str) -> "Dict[str, Any]":
         "programs": {name: shutil.which(name, path=path_list()) for name in PROGRAMS},
         "commands": commands,
     }
+
+
+def run_all() -> "Dict[str, Any]":
+    """What each command says; they run side by side, as most of them only wait for a service."""
+    answers = {}  # type: Dict[str, Any]
+
+    def keep(name: str) -> None:
+        argv, seconds, wanted = COMMANDS[name]
+        answers[name] = run(argv, seconds, wanted)
+
+    threads = [threading.Thread(target=keep, args=(name,)) for name in COMMANDS]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return answers
 
 
 def matches(pattern: str) -> "List[str]":
