@@ -424,6 +424,18 @@ def test_nothing_is_read_on_a_device_that_nobody_judges():
     assert unread == []
 
 
+def test_root_is_told_by_sshd_itself():
+    fields = changed(fields_of("rpi-os-12-pi4-failing-card"), ("files", "/etc/ssh/sshd_config", "MaxStartups 3\n"))
+    low = changed(
+        fields, ("commands", "sshd", "out", "maxstartups 3:50:10\npermitrootlogin no\npasswordauthentication no\n")
+    )
+
+    assert "ssh-max-startups" not in found(fields)  # sshd -T says otherwise
+    assert [command.text for command in found(low)["ssh-max-startups"].commands] == [
+        "sed -i -E 's/^[[:space:]]*MaxStartups/#&/I' /etc/ssh/sshd_config", "sshd -t", "systemctl reload ssh",
+    ]  # fmt: skip
+
+
 # -- what others say of the same
 
 LINES = st.lists(

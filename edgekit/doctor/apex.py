@@ -42,8 +42,7 @@ _BUILD = (
     "error",
     "An Edge TPU on PCIe has its driver for the kernel that runs",
     reason="The gasket and apex drivers left the kernel in 5.13 and come through DKMS, which compiles them for "
-    "every kernel: it needs "
-    "the headers, and Google's last package (1.0-18) does not compile from 6.12 on.",
+    "every kernel: it needs the headers, and Google's last package (1.0-18) does not compile from 6.12 on.",
     source="google/gasket-driver#43, #50, #56; google-coral/edgetpu#785, #808; NixOS/nixpkgs#197610; raspberrypi/linux#6799",
 )
 def apex_driver(board: Snapshot) -> Iterator[Found]:

@@ -39,8 +39,7 @@ def _start_ntp(board: Snapshot) -> tuple[Command, ...]:
     ("error", "warning"),
     "Its clock tells the same time as this workstation's",
     reason="With a wrong date TLS refuses every certificate (apt, pip, MQTT) and logs cannot be put in order. "
-    "edgekit itself counts "
-    "from boot and does not need the time.",
+    "edgekit itself counts from boot and does not need the time.",
     source="compared with the workstation's clock while the snapshot was taken",
 )
 def clock_wrong(board: Snapshot) -> Iterator[Found | CannotTell]:

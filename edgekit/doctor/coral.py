@@ -100,9 +100,8 @@ def coral_usb_power(board: Snapshot) -> Iterator[Found]:
     "coral-usb-resets",
     "warning",
     "A Coral USB accelerator stays connected",
-    reason="Cables, hubs and weak supplies are what fails most in the field: the device resets in the middle of "
-    "an inference, which "
-    "then hangs or fails. One disconnection is normal, when its firmware is loaded.",
+    reason="Cables, hubs and weak supplies are what fails most in the field: the device resets in the middle of an "
+    "inference, which then hangs or fails. One disconnection is normal, when its firmware is loaded.",
     source="frigate#6445, #7034; google-coral/edgetpu#859",
 )
 def coral_usb_resets(board: Snapshot) -> Iterator[Found | CannotTell]:
