@@ -24,7 +24,7 @@ from edgekit.toml import read_toml
 ARCHES = ("aarch64", "armv7l", "x86_64")
 
 _REQUIRED = {"description", "arch", "cpu", "features", "threads", "systems", "delegate", "source"}
-_OPTIONAL = {"cores", "cpu_mhz_max", "memory_mb", "throttle_at_mc"}
+_OPTIONAL = {"cores", "cpu_mhz_max", "memory_mb", "throttle_at_mc", "idle_mw", "busy_mw"}
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,8 @@ class Target:
     features: tuple[str, ...]  # as in /proc/cpuinfo
     threads: int  # of an interpreter, unless the user says otherwise
     throttle_at_mc: int | None  # the SoC slows down from here, thousandths of °C
+    idle_mw: int | None  # what the board draws at rest, and with every core busy, where somebody measured it
+    busy_mw: int | None
     systems: tuple[System, ...]
     delegates: tuple[Delegate, ...]
     sources: tuple[str, ...]
@@ -100,6 +102,8 @@ def read_target(path: Path) -> Target:
         features=tuple(_text(path, "features", one) for one in _list(path, "features", fields["features"])),
         threads=_threads(path, fields),
         throttle_at_mc=_number(path, "throttle_at_mc", fields.get("throttle_at_mc")),
+        idle_mw=_number(path, "idle_mw", fields.get("idle_mw")),
+        busy_mw=_number(path, "busy_mw", fields.get("busy_mw")),
         systems=tuple(_system(path, index, one) for index, one in _tables(path, "systems", fields["systems"])),
         delegates=tuple(_delegate(path, index, one) for index, one in _tables(path, "delegate", fields["delegate"])),
         sources=tuple(_text(path, "source", one) for one in _list(path, "source", fields["source"])),

@@ -14,10 +14,9 @@ from edgekit.bundle import Bundle, Manifest, Variant, write_bundle
 from edgekit.convert.arguments import unwritable
 from edgekit.convert.calibrate import Feeds
 from edgekit.convert.cautions import cautions
-from edgekit.convert.choose import CHEAP_MACS
 from edgekit.convert.compare import Comparison
 from edgekit.convert.coral import edgetpu_findings, for_edgetpu
-from edgekit.convert.cost import macs
+from edgekit.convert.cost import is_cheap
 from edgekit.convert.describe import per_channel_weights
 from edgekit.convert.ends import with_ends
 from edgekit.convert.finding import Finding
@@ -80,8 +79,7 @@ def convert(request: Request, *, progress: Progress = lambda stage: None) -> Con
         source = _to_float(request, given, folder, progress)
         progress("lint")
         # of a small network a sample costs next to nothing, and all of them make up to 0.6 dB more (measured, ResNet8)
-        is_cheap = macs(read_model(source.float_model)) < CHEAP_MACS
-        until_settled = request.max_samples is None and not is_cheap
+        until_settled = request.max_samples is None and not is_cheap(read_model(source.float_model))
         settled = settle(source.float_model, given.raw, given.by_array, given.picked, until_settled=until_settled)
         findings = list(inspect_float(source.float_model, settled, given.board))
         check_strict(findings, request.strict)
