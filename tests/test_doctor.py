@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sshd import SSHD, why_no_sshd
 
+from edgekit.cli.doctor import _finishing
 from edgekit.deploy.release import launcher_script
 from edgekit.doctor import collect, manual, running, wanted
 from edgekit.doctor.checks import CHECKS, diagnose
@@ -843,3 +844,15 @@ def test_the_document_lists_every_check_as_the_code_has_it():
     assert manual.rewritten(text) == text, "run: python -m edgekit.doctor.manual docs/doctor.md"
     assert set(manual.TOPICS) == {check.topic for check in CHECKS}
     assert len({check.name for check in CHECKS}) == len(CHECKS)
+
+
+def test_an_interruption_tells_that_a_command_goes_on(capsys):
+    def interrupted():
+        yield "first"
+        raise KeyboardInterrupt
+
+    seen = []
+    with pytest.raises(KeyboardInterrupt):
+        seen.extend(_finishing(interrupted()))
+
+    assert "goes on to its end on the device" in capsys.readouterr().err
