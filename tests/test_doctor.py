@@ -703,7 +703,7 @@ def test_the_rest_of_a_finding_is_left_out_after_a_command_that_fails(device, tm
     with open_patient(device, python=PYTHON) as patient:
         done = list(treat(patient, steps, lambda step: True))
 
-    assert [(one.code, one.out) for one in done] == [(3, "broken\n"), (None, "")]
+    assert [(one.code, one.out) for one in done] == [(3, "broken"), (None, "")]
     assert not (tmp_path / "not").exists()
 
 
@@ -711,7 +711,7 @@ def test_a_command_reads_what_it_is_given_and_takes_as_long_as_it_takes(device, 
     slow = Command(("sh", "-c", f"cat > {tmp_path}/kept; sleep 0.3; echo done"), "a line\n")
 
     with open_patient(device, python=PYTHON) as patient:
-        assert patient.run(slow) == (0, "done\n")
+        assert patient.run(slow) == (0, "done")
 
     assert (tmp_path / "kept").read_text() == "a line\n"
 
@@ -787,7 +787,19 @@ class Liar:
         return {"snapshot": self.answer}
 
 
-@pytest.mark.parametrize("answer", [None, [], {}, {"edgekit_snapshot": 2}, "snapshot"])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        None,
+        [],
+        {},
+        "snapshot",
+        "A===",
+        collect.as_text({"edgekit_snapshot": 2}),
+        collect.as_text([1]),
+        collect.as_text({"a": "b" * (17 << 20)}),
+    ],
+)
 def test_an_answer_that_is_not_a_snapshot_is_an_error_of_the_device(answer, device):
     with refused(DeviceError, 4):
         Patient(Liar(answer), device).snapshot()

@@ -44,7 +44,8 @@ _BUILD = (
     reason="The gasket and apex drivers left the kernel in 5.13 and come through DKMS, which compiles them for every "
     "kernel: it needs the headers, and Google's last package (1.0-18) does not compile from 6.8 on, its source not from "
     "6.12 on.",
-    source="google-coral/edgetpu#695, KyleGospo/gasket-dkms#9 (6.8); google/gasket-driver#43, #50, #56; google-coral/edgetpu#785, #808; NixOS/nixpkgs#197610; raspberrypi/linux#6799",
+    source="google-coral/edgetpu#695, KyleGospo/gasket-dkms#9 (6.8); google/gasket-driver#43, #50, #56, "
+    "google-coral/edgetpu#785, raspberrypi/linux#6799 (6.12); NixOS/nixpkgs#197610 (5.13)",
 )
 def apex_driver(board: Snapshot) -> Iterator[Found]:
     if not board.pci(*PCI) or board.named("/dev/apex_*"):
