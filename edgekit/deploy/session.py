@@ -275,22 +275,28 @@ class Session:
 
 @contextmanager
 def open_session(
-    address: Address, *, python: str = "python3", ask: AskHostKey = refuse_host_key, agent: bytes | None = None
+    address: Address,
+    *,
+    python: str = "python3",
+    ask: AskHostKey = refuse_host_key,
+    agent: bytes | None = None,
+    strict: bool = True,
 ) -> Iterator[Session]:
     """A session with the device. Raises DeviceError if there is none to be had, DeviceUnsupported for an old Python.
 
-    `agent` is what answers there, as `packed_sources` makes it; None is the one that deploys.
+    `agent` is what answers there, as `packed_sources` makes it; None is the one that deploys. Without `strict` an old
+    Python and an unsafe root are let through, for who only looks.
     """
     with open_channel(address, python=check_python(python), ask=ask) as channel:
         session = Session(channel, address, python, agent)
         hello = session.hello
-        if hello.python < OLDEST_PYTHON:
+        if strict and hello.python < OLDEST_PYTHON:
             found = ".".join(str(part) for part in hello.python)
             raise DeviceUnsupported(
                 f"{address}: {plain(hello.executable)} is Python {found}, the runner needs 3.9 or newer",
                 hint="install a newer python3 beside it and name it with --python (3.9-3.14 have interpreter wheels)",
             )
-        if hello.unsafe:
+        if strict and hello.unsafe:
             raise DeviceRefused(
                 f"{address}: {hello.root} {hello.unsafe}",
                 hint="on the device: make it a folder of the login user that nobody else can write (chmod go-w)",

@@ -324,7 +324,7 @@ class Store:
         with contextlib.suppress(OSError):  # a disk without a byte left has to be cleaned all the same
             write_journal(self.root, Journal())  # from now on nothing here is good
         self.use(None)
-        ours = ("releases", "runtimes", "incoming", "blobs", "samples", "agent", "previous", "run")
+        ours = ("releases", "runtimes", "incoming", "blobs", "samples", "cache", "agent", "previous", "run")
         for name in (*ours, ".tmp-current", ".tmp-" + JOURNAL):
             delete(self.path(name))
         sync(self.root)
