@@ -49,8 +49,7 @@ def test_a_cut_kills_what_runs_and_it_boots_again(machine: Device) -> None:
 
 
 def test_a_link_that_is_down_loses_packets_and_nothing_else(machine: Device) -> None:
-    path = str(machine._farm.folder / "bin" / "ssh")
-    session = subprocess.Popen([path, machine.name, "read x; echo $x"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    session = subprocess.Popen(["ssh", machine.name, "read x; echo $x"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     wait_until(lambda: bool(machine.pids("read x")))
 
     machine.link_down()

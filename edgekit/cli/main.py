@@ -28,6 +28,8 @@ COMMANDS = {
     "rollback": "edgekit.cli.device",
     "adopt": "edgekit.cli.device",
     "remove": "edgekit.cli.device",
+    "logs": "edgekit.cli.logs",
+    "host-key": "edgekit.cli.host_key",
     "samples": "edgekit.cli.samples",
     "power": "edgekit.cli.power",
     "doctor": "edgekit.cli.doctor",
@@ -49,6 +51,8 @@ HELP = {
     "rollback": "Make a device's previous release current again.",
     "adopt": "Take over what an older edgekit deployed, or what lost its journal.",
     "remove": "Take everything of edgekit's off a device.",
+    "logs": "Show what a device's runner said.",
+    "host-key": "Show a device's host key; replace it on file when it changed.",
     "samples": "Fetch the inputs that a device recorded, to convert with them.",
     "power": "Show what a device draws, how hot it is and how fast it runs.",
     "doctor": "Find what is wrong with a device, and fix it with --fix.",
@@ -84,7 +88,7 @@ class _Lazy(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module = importlib.import_module(COMMANDS[cmd_name])
-        command = getattr(module, f"{cmd_name}_command")
+        command = getattr(module, f"{cmd_name.replace('-', '_')}_command")
         assert isinstance(command, click.Command)
         return command
 

@@ -28,7 +28,7 @@ from edgekit.deploy.health import check_in_use, golden_check
 from edgekit.deploy.journal import read_journal
 from edgekit.deploy.look import outcome, status, verify
 from edgekit.deploy.recorded import list_recorded, read_recorded
-from edgekit.deploy.service import find_service
+from edgekit.deploy.service import find_service, read_log
 from edgekit.deploy.store import Store
 from edgekit.deploy.trial import Trials
 
@@ -229,6 +229,7 @@ LOOKS: Answers = {
     "verify": lambda agent, request: {"damaged": verify(agent.trials)},
     "outcome": lambda agent, request: outcome(agent.trials, request["id"]),
     "missing": Agent.missing,
+    "logs": lambda agent, request: read_log(agent.store.root, request["lines"], request["cursor"]),
     "samples": lambda agent, request: {"samples": list_recorded(agent.store.path("samples"))},
     "sample": lambda agent, request: read_recorded(agent.store.path("samples"), request["name"]),
 }

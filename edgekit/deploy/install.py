@@ -82,6 +82,8 @@ def deploy(
     `verify` first hashes everything on the device and sends again what is damaged. `volatile` allows a device that may
     forget everything when it is switched off, as one in this machine (Local) always may.
     """
+    if isinstance(address, Local) and service == "auto":  # this machine is not to start things by itself
+        service = "none"
     verify_bundle(bundle)
     progress("connect", 0, 0)
     with open_session(address, python=python, ask=ask) as session:

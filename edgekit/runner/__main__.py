@@ -1,4 +1,4 @@
-"""`python3 -m edgekit.runner`: infer, check and bench a release on the machine it is on, and read its power sensors.
+"""`python3 -m edgekit.runner`: infer, check, bench and serve a release on the machine it is on, and read its power sensors.
 
 Exit codes as in edgekit.errors.
 """
@@ -24,6 +24,7 @@ EXAMPLES = """examples:
   python3 -m edgekit.runner check RELEASE --require edgetpu     exit 4 if something else would serve
   python3 -m edgekit.runner bench RELEASE --runs 1000           latency and cold start, measured here
   python3 -m edgekit.runner rehearse RELEASE --goal 'min_energy(accuracy>=90, deadline=50ms)' --table points.json
+  python3 -m edgekit.runner serve RELEASE --socket r.sock       answer clients: Open Inference Protocol, JSON
   python3 -m edgekit.runner power --seconds 5                   power, heat and clocks of this machine
 RELEASE is a release or bundle folder; infer also takes a bare .tflite."""
 
@@ -103,6 +104,7 @@ def _infer_options(parser: argparse.ArgumentParser) -> None:
 
 def _check_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("release")
+    parser.add_argument("--threads", type=_positive, help="CPU threads (default: the bundle's)")
     parser.add_argument("--variant", help="which variant (default: all of them)")
     _delegate_options(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -118,6 +120,23 @@ def _bench_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--variant", help="which variant (default: all of them)")
     _delegate_options(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _serve_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("release")
+    parser.add_argument("--socket", metavar="PATH", help="a Unix socket, mode 0660 (default: ROOT/run/edgekit.sock)")
+    parser.add_argument("--http", metavar="ADDRESS:PORT", help="TCP, with a token; 127.0.0.1:8080, say")
+    parser.add_argument(
+        "--token-file", metavar="PATH", help="what TCP clients send as bearer token (or LoadCredential)"
+    )
+    parser.add_argument("--allow-network", action="store_true", help="--http may be reached by other machines")
+    parser.add_argument("--threads", type=_positive, help="CPU threads of one inference (default: the bundle's)")
+    parser.add_argument("--lanes", type=_positive, default=1, help="inferences at the same time (default 1)")
+    parser.add_argument("--variant", help="which variant (default: the first one)")
+    _delegate_options(parser)
+    parser.add_argument(
+        "--max-body", type=_positive, default=16, metavar="MIB", help="of a request (default 16); JSON in memory is 10x"
+    )
 
 
 def _first_options(parser: argparse.ArgumentParser) -> None:
@@ -196,7 +215,7 @@ def _check(options: Any) -> None:
     from edgekit.runner.interpreter import runtime_version
     from edgekit.runner.placement import words
 
-    found = check_release(options.release, **_chosen(options))
+    found = check_release(options.release, **_chosen(options), threads=options.threads)
     if options.json:
         rows = [{**asdict(agreement), "placement": asdict(placement)} for agreement, placement in found]
         _print_json({"runtime": runtime_version(), "variants": rows})
@@ -232,6 +251,26 @@ def _bench(options: Any) -> None:
     for latency in found:
         for line in latency_lines(latency, mlperf=options.mlperf):
             print(line)
+
+
+def _serve(options: Any) -> None:
+    from edgekit.runner.serve.process import Settings, serve
+
+    serve(
+        Settings(
+            options.release,
+            variant=options.variant,
+            threads=options.threads,
+            lanes=options.lanes,
+            socket=options.socket,
+            http=options.http,
+            token_file=options.token_file,
+            to_network=options.allow_network,
+            max_body_mib=options.max_body,
+            delegates=options.delegate,
+            require=options.require,
+        )
+    )
 
 
 def _power(options: Any) -> None:
@@ -301,6 +340,7 @@ _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Calla
     "infer": ("answer to input files", _infer_options, _infer),
     "check": ("compare with the golden vectors", _check_options, _check),
     "bench": ("measure latency and cold start", _bench_options, _bench),
+    "serve": ("answer clients over a socket", _serve_options, _serve),
     "power": ("show power, heat and clocks of this machine", _power_options, _power),
     "rehearse": (
         "answer golden inputs at a rate, under a goal of power",

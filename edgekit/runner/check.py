@@ -37,7 +37,12 @@ class Agreement:
 
 
 def check_release(
-    path: Path | str, *, variant: str | None = None, delegates: Sequence[str] = (), require: str | None = None
+    path: Path | str,
+    *,
+    variant: str | None = None,
+    threads: int | None = None,
+    delegates: Sequence[str] = (),
+    require: str | None = None,
 ) -> list[tuple[Agreement, Placement]]:
     """How each variant of the release (or bundle) in `path` (or one) agrees on the unit that serves it, and which that is.
 
@@ -51,19 +56,14 @@ def check_release(
     names = [variant] if variant is not None else [each.name for each in bundle.manifest.variants]
     found = []
     for name in names:
-        model = load(path, variant=name, delegates=delegates, require=require, anew=True)
+        model = load(path, variant=name, threads=threads, delegates=delegates, require=require, anew=True)
         found.append((check_model(model, golden), model.placement))
     return found
 
 
 def check_model(model: Model, golden: Mapping[str, Any], tolerance: float | None = None) -> Agreement:
     """How a model agrees; GoldenMismatch if an answer is further away than its tolerance, or its delegate's own."""
-    if tolerance is None:
-        from edgekit.delegates import parse_delegate
-
-        options = parse_delegate(model.placement.delegate).options if model.is_delegated else {}
-        tolerance = options.get("tolerance", model.variant.golden_tolerance)
-    agreement = _compare(model, model.variant.name, golden, float(tolerance))
+    agreement = compare_golden(model, golden, tolerance)
     if not agreement.ok:
         raise GoldenMismatch(
             f"variant {agreement.variant}: an answer is {agreement.largest_difference:g} away from the golden one, "
@@ -100,7 +100,14 @@ def golden_inputs(model: Model, golden: Mapping[str, Any]) -> list[Any]:
     return [{name: golden[f"input/{name}"][i] for name in names} for i in range(count)]
 
 
-def _compare(model: Model, variant: str, golden: Mapping[str, Any], tolerance: float) -> Agreement:
+def compare_golden(model: Model, golden: Mapping[str, Any], tolerance: float | None = None) -> Agreement:
+    """How a model's answers to golden inputs compare with the golden answers; None: its delegate's tolerance, or its own."""
+    variant = model.variant.name
+    if tolerance is None:
+        from edgekit.delegates import parse_delegate
+
+        options = parse_delegate(model.placement.delegate).options if model.is_delegated else {}
+        tolerance = float(options.get("tolerance", model.variant.golden_tolerance))
     inputs = golden_inputs(model, golden)
     bit_equal = same_class = 0
     largest = 0.0

@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 
 from . import tree
+from .client import Client, Server
 from .link import Link
 
 TOOLS = {**tree.TOOLS, "systemd-nspawn": "systemd-container", "ip": "iproute2", "ssh": "openssh-client"}
@@ -49,30 +50,24 @@ class Farm:
 
     def __init__(self, folder: Path, arch: str = ARCH) -> None:
         self.folder = folder
-        self.key = tree.client_key()
+        self.client = Client(folder, tree.client_key())
         self._tree = tree.tree(arch)
         self._hub = _held_network()
         _ip(self._hub.pid, "link", "add", "switch", "type", "bridge")
         _ip(self._hub.pid, "addr", "add", "10.99.0.1/24", "dev", "switch")
         _ip(self._hub.pid, "link", "set", "switch", "up")
         self.devices: list[Device] = []
-        (folder / "bin").mkdir(parents=True)
-        (folder / "client").mkdir()
-        client = folder / "bin" / "ssh"
-        client.write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F {folder / "ssh_config"} "$@"\n')
-        client.chmod(0o755)
 
     @property
     def environment(self) -> dict[str, str]:
-        """A client's: its `ssh` reads our configuration and nobody else's, and it has no home but ours."""
-        home, path = self.folder / "client", f"{self.folder / 'bin'}:{os.environ['PATH']}"
-        return {"PATH": path, "HOME": str(home), "XDG_CONFIG_HOME": str(home / "config")}
+        """What a process needs so that it knows the devices."""
+        return self.client.environment
 
     def start(self, count: int = 1) -> list[Device]:
         """New devices, started at once; returns when all of them answer."""
         new = [Device(self, len(self.devices) + 1 + i, self._tree, self._hub.pid) for i in range(count)]
         self.devices += new
-        self._write_client_files()
+        self.client.know({one.name: Server(one.link.port, one.host_key) for one in self.devices})
         for device in new:
             device.wait_up()
         return new
@@ -82,16 +77,6 @@ class Farm:
             device.close()
         self._hub.kill()
         self._hub.wait()
-
-    def _write_client_files(self) -> None:
-        common = (
-            f"Host *\n    User pi\n    IdentityFile {self.key}\n    IdentitiesOnly yes\n    StrictHostKeyChecking yes\n"
-            f"    UserKnownHostsFile {self.folder / 'known_hosts'}\n    GlobalKnownHostsFile /dev/null\n    LogLevel ERROR\n"
-        )
-        hosts = [f"Host {d.name}\n    HostName 127.0.0.1\n    Port {d.link.port}\n" for d in self.devices]
-        (self.folder / "ssh_config").write_text("".join(hosts) + common)
-        known = [f"[127.0.0.1]:{d.link.port} {d.host_key}\n" for d in self.devices]
-        (self.folder / "known_hosts").write_text("".join(known))
 
 
 class Device:
@@ -126,10 +111,7 @@ class Device:
         self, *words: str, user: str = "pi", check: bool = True, timeout_s: float = 60
     ) -> subprocess.CompletedProcess[str]:
         """A command over ssh, as its login shell gets it; what it printed is text."""
-        command = [str(self._farm.folder / "bin" / "ssh"), "-o", "BatchMode=yes", f"{user}@{self.name}", "--", *words]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, stdin=subprocess.DEVNULL)
-        assert not check or done.returncode == 0, f"{words}: exit code {done.returncode}: {done.stderr}{done.stdout}"
-        return done
+        return self._farm.client.run(self.name, *words, user=user, check=check, timeout_s=timeout_s)
 
     def inside(self, *command: str, check: bool = True, timeout_s: float = 60) -> str:
         """What a command prints that root runs there, without ssh: it works with the link down too."""
