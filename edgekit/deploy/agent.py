@@ -181,7 +181,7 @@ class Agent:
         health = None
         if service.kind != "none":  # without one, the golden check before was all there is to know
             try:
-                health = check_in_use(service, self.store.path("releases", name), self.store.root)
+                health = check_in_use(service, self.store.path("releases", name))
             except Refused:
                 self.store.lock()
                 self.trials.give_up()

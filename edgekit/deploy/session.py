@@ -31,6 +31,7 @@ AGENT = (  # in the order in which they import one another
     "units",
     "systemd",
     "service",
+    "vectors",
     "health",
     "trial",
     "alone",
