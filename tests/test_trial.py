@@ -182,8 +182,8 @@ def test_the_device_alone_goes_back_from_what_is_not_well_then(device: Local, ol
     new = release("new", run=FICKLE)
     with open_session(device) as session:
         bring(session, new)
-        begin(session, new, window_s=0.5, confirm="device")
         (device.root.parent / "sick").touch()
+        begin(session, new, window_s=0.2, confirm="device")
 
     wait_until(lambda: recorded(device.root)["phase"] == "idle")
     assert recorded(device.root)["good"] == old == in_use(device)

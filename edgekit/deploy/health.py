@@ -14,7 +14,6 @@ import socket
 import subprocess
 import time
 from typing import Any, BinaryIO
-from urllib.parse import quote
 
 from edgekit.deploy.disk import OUR_FAULT, Refused, read_file
 from edgekit.deploy.service import Service
@@ -92,16 +91,18 @@ def check_in_use(service: Service, folder: str, stream: BinaryIO | None = None) 
     if service.socket is None:
         return golden_check(folder, stream)
     path = service.socket or ""
+    from urllib.parse import quote  # as http below
+
     before = _wait_until_ready(service, path, os.path.basename(folder))
     name, request, answers, allowed = first_vector(folder)
     try:
         answer = _ask(path, "POST", f"/v2/models/{quote(name, safe='')}/infer", request)
         largest = compare(answer["outputs"], answers, allowed)
-    except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise _unwell(service, f"its server does not answer: {error or type(error).__name__}") from None
     time.sleep(SOAK_S)
     found: dict[str, Any] = {}
-    with contextlib.suppress(OSError, http.client.HTTPException, ValueError):  # nobody there any more
+    with contextlib.suppress(OSError, ValueError):  # nobody there any more
         found = dict(_ask(path, "GET", "/v2").get("edgekit") or {})
     state = service.state()
     if not state["active"] or found.get("pid") != before.get("pid"):

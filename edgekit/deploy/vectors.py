@@ -12,10 +12,12 @@ import json
 import math
 import os
 import struct
-import zipfile
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgekit.deploy.disk import Refused, read_file
+
+if TYPE_CHECKING:
+    import zipfile
 
 # numpy's name -> struct's letter, and the Open Inference Protocol's name
 TYPES = {
@@ -37,6 +39,8 @@ LARGEST = 64 << 20  # bytes of one sample
 
 def first_vector(folder: str) -> tuple[str, dict[str, Any], dict[str, list[float]], dict[str, float]]:
     """(name of the model, request for it, right answer by output, how far from it the answer may be) of a release."""
+    import zipfile  # slow to import, and of no use without a server
+
     manifest = json.loads(read_file(os.path.join(folder, "manifest.json")))
     variant = manifest["variants"][0]
     with zipfile.ZipFile(os.path.join(folder, manifest["golden"])) as archive:
