@@ -327,7 +327,11 @@ def _send(session: Session, plan: _Plan, progress: Progress) -> None:
     for index, (sha256, size) in enumerate(plan.missing.items(), start=1):
         progress("send", done, total)
         content, offset = read_content(plan.contents[sha256]), plan.arrived[sha256]
-        again = session.put(sha256, content, answer=index == len(plan.missing), offset=offset)
+
+        def sent(share: float, before: int = done, left: int = size - offset) -> None:
+            progress("send", before + int(share * left), total)
+
+        again = session.put(sha256, content, answer=index == len(plan.missing), offset=offset, sent=sent)
         done += size - offset
     for sha256 in again:  # what was there of them was something else
         if sha256 in plan.missing:
