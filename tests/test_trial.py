@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from edgekit.deploy import disk, guard, journal
 from edgekit.deploy import session as session_module
 from edgekit.deploy.address import Local
-from edgekit.deploy.install import adopt, confirm_release, rollback, status
+from edgekit.deploy.confirm import confirm_release
+from edgekit.deploy.install import adopt, rollback, status
 from edgekit.deploy.journal import Journal, Moment
 from edgekit.deploy.session import open_session
 from edgekit.errors import DeviceDamaged, DeviceError, DeviceRefused, DeviceUnreachable, NotInstalled, TrialOver
