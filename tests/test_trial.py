@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,15 @@ from edgekit.deploy.confirm import confirm_release
 from edgekit.deploy.install import adopt, rollback, status
 from edgekit.deploy.journal import Journal, Moment
 from edgekit.deploy.session import open_session
-from edgekit.errors import DeviceDamaged, DeviceError, DeviceRefused, DeviceUnreachable, NotInstalled, TrialOver
+from edgekit.errors import (
+    DeviceDamaged,
+    DeviceError,
+    DeviceFull,
+    DeviceRefused,
+    DeviceUnreachable,
+    NotInstalled,
+    TrialOver,
+)
 
 # passes the golden check as long as the device says so
 FICKLE = b"""#!/bin/sh
@@ -218,19 +228,24 @@ def test_a_deployment_in_a_trial_goes_back_to_what_was_proven_never_to_what_was_
     assert in_use(device) == newest.id
 
 
-def test_status_tells_of_a_trial_and_of_what_did_not_pass(device: Local, old: str) -> None:
+def test_status_tells_of_a_trial_and_of_what_did_not_pass(
+    device: Local, old: str, command: Callable[..., tuple[int, str, str]]
+) -> None:
     new = release("new")
     with open_session(device) as session:
         bring(session, new)
         begin(session, new)
     found = status(device)
+    shown = command("status", device)[1]
     back = rollback(device)
 
     assert [(row["role"], row["name"]) for row in found["releases"]] == [("trial", "new"), ("good", "old")]
     assert found["trial"]["release"] == new.id
     assert 0 < found["trial"]["left_s"] <= 60
     assert (back["current"], back["left"]) == (old, new.id)
+    assert f"on trial  {new.id}: the workstation decides within" in shown
     assert status(device)["failed"] == [new.id]
+    assert f"failed  {new.id}" in command("status", device)[1]
     assert status(device)["trial"] is None
 
 
@@ -407,21 +422,43 @@ def test_a_file_system_that_forgets_is_seen(tmp_path: Path, path: str, kind: str
     assert disk.forgets(path, str(tmp_path / "mountinfo")) == kind
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
-def test_a_file_system_that_forgets_or_has_no_names_left_is_refused(tmp_path: Path) -> None:
+@contextmanager
+def small_disk(tmp_path: Path, options: str) -> Iterator[Path]:
+    """The root of a device on a file system of its own."""
     (tmp_path / "disk").mkdir()
-    options = "size=64M,mode=755,nr_inodes=90"
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", options, "edgekit-test", tmp_path / "disk"]).returncode:
-        pytest.skip("this machine does not let us mount a small disk")
+    command = ["mount", "-t", "tmpfs", "-o", f"mode=755,{options}", "edgekit-test", tmp_path / "disk"]
+    if os.geteuid() != 0 or subprocess.run(command).returncode:
+        pytest.skip("only root can mount a small disk, if this machine lets it")
     try:
-        here, one = Here(tmp_path / "disk" / "device"), parcel("release", {str(n): b"%d" % n for n in range(40)})
-        with refused(DeviceRefused, 4) as caught:
-            here.request("plan", files=one.sizes)
-        assert "tmpfs" in str(caught.value)
-        assert "--allow-volatile" in caught.value.hint
-        with refused(session_module.errors.DeviceFull, 4) as full:
-            here.request("plan", files=one.sizes, volatile=True)
-        assert "40 files" in str(full.value)
+        yield tmp_path / "disk" / "device"
     finally:
         subprocess.run(["umount", "-l", tmp_path / "disk"], check=True)
+
+
+@pytest.mark.slow
+def test_a_file_system_that_forgets_or_has_no_names_left_is_refused(tmp_path: Path) -> None:
+    with small_disk(tmp_path, "size=64M,nr_inodes=90") as root:
+        one = parcel("release", {str(n): b"%d" % n for n in range(40)})
+        with refused(DeviceRefused, 4) as caught:
+            Here(root).request("plan", files=one.sizes)
+        assert "tmpfs" in str(caught.value)
+        assert "--allow-volatile" in caught.value.hint
+        with refused(DeviceFull, 4) as full:
+            Here(root).request("plan", files=one.sizes, volatile=True)
+        assert "40 files" in str(full.value)
+
+
+@pytest.mark.slow
+def test_what_did_not_pass_its_trial_makes_room_for_the_next(tmp_path: Path) -> None:
+    with small_disk(tmp_path, "size=24M") as root:
+        here = Here(root)
+        install(here, release("old"))
+        bad, good = (release(label, big=os.urandom(4_500_000)) for label in ("bad", "good"))
+        bring(here, bad)
+        begin(here, bad)
+        here.request("rollback")
+        assert (root / "releases" / bad.id).is_dir()
+
+        install(here, good)
+
+        assert sorted(os.listdir(root / "releases")) == sorted([release("old").id, good.id])
