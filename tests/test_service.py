@@ -7,8 +7,10 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -342,7 +344,7 @@ def test_one_that_hangs_is_killed_by_the_watchdog_and_started_anew(machine: Devi
     with drop_in(machine, "[Service]\nWatchdogSec=1\nRestartSec=100ms\n"):
         machine.inside("systemctl", "restart", RUNNER)
         pid = main_pid(machine)
-        machine.kill(pid, 19)  # SIGSTOP
+        machine.kill(pid, signal.SIGSTOP)
         wait_until(lambda: main_pid(machine) not in (0, pid) and is_serving(machine, deployed.release), 60)
 
         assert show(machine, "NRestarts")["NRestarts"] == "1"
@@ -367,7 +369,7 @@ def test_the_log_is_read_over_the_channel_and_followed(
 
     assert code == 0
     assert any(line.endswith("serving tiny (int8) at /run/edgekit/edgekit.sock") for line in out.splitlines())
-    assert len(lines) == len(set(lines))
+    assert [sum(word in line for line in lines) for word in ("Stopping edgekit", "Starting edgekit-runner")] == [1, 1]
 
 
 @slow
@@ -377,10 +379,13 @@ def test_a_release_on_trial_that_keeps_dying_is_given_up_at_the_start_limit(
     limit = "[Unit]\nStartLimitBurst=2\n[Service]\nRestartSec=100ms\n"
     trying = in_use(machine)
     with drop_in(machine, limit):
-        for _ in range(2):
-            wait_until(lambda: is_serving(machine, trying) or in_use(machine) != trying, 60)
-            if in_use(machine) == trying:
-                machine.kill(main_pid(machine), 11)
+        kills = 0
+        while in_use(machine) == trying and kills < 6:
+            wait_until(lambda: main_pid(machine) > 0 or in_use(machine) != trying, 60)
+            with contextlib.suppress(AssertionError):  # it may be between two
+                machine.kill(main_pid(machine), signal.SIGSEGV)
+                kills += 1
+            time.sleep(0.3)
         wait_until(lambda: is_serving(machine, deployed.release), 90)
 
     assert in_use(machine) == deployed.release

@@ -21,7 +21,6 @@ RUNNER, RECOVER, ROLLBACK = "edgekit-runner.service", "edgekit-recover.service",
 GUARD = "edgekit-guard@.service"
 USER = "edgekit"  # who serves where root deploys: may read the releases, and write nothing
 SYSTEM_SOCKET = "/run/edgekit/edgekit.sock"
-SKIP_RECOVER = "edgekit-deployed"  # in /run, or the user's own: who deployed in this boot has recovered already
 # No character of these means anything to systemd: no space, quote, backslash, %, $, : or control character
 _PLAIN_PATH = re.compile(r"(?:/[A-Za-z0-9_.+@~,=-]+)+")
 _HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S108  by ProtectHome and PrivateTmp
@@ -121,7 +120,7 @@ def _head(needs: Needs, about: str, *more: str) -> str:
 
 def _agent_unit(needs: Needs, name: str, about: str, command: Sequence[str]) -> str:
     at_boot = name == RECOVER
-    more = [f"Before={RUNNER}", f"ConditionPathExists=!%t/{SKIP_RECOVER}"] if at_boot else []
+    more = [f"Before={RUNNER}"] if at_boot else []
     service = [
         "[Service]",
         "Type=oneshot",
