@@ -8,7 +8,8 @@
     │   ├── PreprocessError      a preprocessing spec, or an input that does not fit it
     │   └── UnknownTarget        no target file of that name
     ├── BundleError           3  a bundle is damaged or incomplete
-    │   └── UnknownBundleFormat  it was written by another version of edgekit
+    │   ├── UnknownBundleFormat  it was written by another version of edgekit
+    │   └── NotTrusted           not signed by an enrolled key, changed since, or older than what was there
     ├── DeviceError           4  a device said no; it is as it was before
     │   ├── DeviceUnreachable    no connection, or it broke
     │   ├── HostKeyUnknown       nobody has vouched for this host key yet
@@ -18,6 +19,7 @@
     │   ├── DeviceFull           not enough space
     │   ├── DeviceBusy           another deployment holds the lock
     │   ├── DeviceDamaged        what it stores is not what was sent
+    │   ├── DelegateUnavailable  no unit that may run the model can
     │   └── NotInstalled         there is no release to show, run or go back to
     ├── ReleaseUnhealthy      5  installed, checked, found wrong, not kept in use
     │   ├── TrialOver            it was in use on trial, was not confirmed in time, and is not in use any more
@@ -77,6 +79,10 @@ class UnknownBundleFormat(BundleError):
     """The bundle was written by another version of edgekit."""
 
 
+class NotTrusted(BundleError):
+    """No key that counts has signed this, or it was changed since, or replayed; nothing was done with it."""
+
+
 class DeviceError(EdgekitError):
     """A device said no; it is as it was before."""
 
@@ -115,6 +121,10 @@ class DeviceDamaged(DeviceError):
     """What the device stores is not what was sent."""
 
 
+class DelegateUnavailable(DeviceError):
+    """No unit that may run the model can."""
+
+
 class NotInstalled(DeviceError):
     """There is no release to show, run or go back to."""
 
@@ -141,3 +151,15 @@ class ConversionError(EdgekitError):
 
 class QualityLost(ConversionError):
     """int8 is worse than the float model by more than was allowed; nothing was written."""
+
+
+def first_line(error: BaseException | None, most: int = 200) -> str:
+    """What an exception of somebody's library says, for the middle of a message: libraries print pages."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__)[:most]
+
+
+def summary(error: BaseException | None) -> str:
+    """`ValueError: what it says`, in one line: the one that has the error in it, where a compiler prints many."""
+    lines = [line.strip() for line in str(error).splitlines() if "error:" in line]
+    return f"{type(error).__name__}: {lines[0][:300] if lines else first_line(error, 300)}"

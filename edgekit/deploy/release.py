@@ -22,6 +22,7 @@ SHARED = (
     "manifest.py",
     "values.py",
     "digest.py",
+    "delegates.py",
     *(f"preprocess/{n}.py" for n in ("__init__", "spec", "image", "audio")),
 )
 

@@ -47,6 +47,8 @@ class Settings(NamedTuple):
     token_file: str | None = None
     to_network: bool = False
     max_body_mib: int = MAX_BODY_MIB
+    delegates: Sequence[str] = ()  # instead of the bundle's own
+    require: str | None = None  # the unit that has to serve
 
 
 class _Stop(BaseException):
@@ -86,7 +88,14 @@ def _start(settings: Settings, tell: Notify, stack: ExitStack) -> None:
     tell("STATUS=proving the model in a child process")
     prove(settings)
     tell("STATUS=loading the model")
-    model = load(settings.release, variant=settings.variant, threads=settings.threads, lanes=settings.lanes)
+    model = load(
+        settings.release,
+        variant=settings.variant,
+        threads=settings.threads,
+        lanes=settings.lanes,
+        delegates=settings.delegates,
+        require=settings.require,
+    )
     figures = Figures()
     check = SelfCheck(model, read_golden(bundle), figures)
     wrong = check.run_all()
@@ -109,6 +118,7 @@ def _start(settings: Settings, tell: Notify, stack: ExitStack) -> None:
         "bundle": bundle.digest,
         "variant": model.variant.name,
         "runtime": runtime_version(),
+        "unit": model.placement.label,
     }
     server = Server(Inference(model, name, figures, about), listeners, limit=settings.max_body_mib << 20)
     ended = threading.Event()
@@ -124,6 +134,8 @@ def prove(settings: Settings) -> None:
     """Lets a child load the model and answer the golden inputs. Raises what the child says, or of what it died."""
     options = [] if settings.threads is None else ["--threads", str(settings.threads)]
     options += ["--variant", settings.variant] if settings.variant is not None else []
+    options += [f"--delegate={delegate}" for delegate in settings.delegates]
+    options += ["--require", settings.require] if settings.require is not None else []
     command = [sys.executable, "-s", "-m", "edgekit.runner", "check", settings.release, *options]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
     try:
