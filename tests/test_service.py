@@ -96,6 +96,7 @@ def test_groups_and_devices_are_those_of_the_delegates_and_exist() -> None:
     assert "DeviceAllow=char-usb_device rw" in coral and "AF_NETLINK" in coral and "PrivateDevices" not in coral
     assert "SupplementaryGroups=render video\n" in gpu and "DeviceAllow=char-drm rw" in gpu
     assert ["MemoryDenyWriteExecute=yes" in text for text in (plain, coral, gpu)] == [True, True, False]
+    assert ["CacheDirectory=edgekit" in text for text in (plain, coral, gpu)] == [False, True, True]
     assert all("ProcSubset" not in text for text in (plain, coral, gpu))
 
 
@@ -456,6 +457,7 @@ def test_removing_takes_units_account_and_processes(machine: Device, deployed: D
 
 
 @slow
+@pytest.mark.long  # everything is sent once more
 def test_who_was_called_edgekit_before_us_stays(machine: Device, real_runtime: Path, tiny_bundle: Bundle) -> None:
     machine.inside("useradd", "-m", "-c", "a person", "edgekit")
     deploy(tiny_bundle, as_root(machine))

@@ -100,6 +100,7 @@ class Systemd:
         if self.kind == "user":
             delete(os.path.join(self.root, "run"))
         else:
+            delete("/var/cache/edgekit")
             with contextlib.suppress(KeyError):
                 if pwd.getpwnam(USER).pw_gecos == ACCOUNT:
                     run(["userdel", USER])

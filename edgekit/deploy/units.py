@@ -57,6 +57,11 @@ DEVICES = {
 }
 
 
+CACHE = (  # what trials of delegates found, and shaders: a start without it takes longer
+    "CacheDirectory=edgekit",
+    "CacheDirectoryMode=0700",
+    "Environment=XDG_CACHE_HOME=/var/cache/edgekit",
+)
 _WALLS = (
     "CapabilityBoundingSet=",
     "AmbientCapabilities=",
@@ -202,6 +207,7 @@ def _identity(needs: Needs, accelerators: Sequence[Accelerator]) -> list[str]:
         *([f"SupplementaryGroups={' '.join(groups)}"] if groups else []),
         "RuntimeDirectory=edgekit",
         "RuntimeDirectoryMode=0750",  # whoever is in the group may ask the runner
+        *(CACHE if accelerators else ()),
     ]
 
 
