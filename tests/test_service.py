@@ -22,14 +22,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgekit.bundle import Bundle
-from edgekit.deploy import systemd
+from edgekit.deploy import install, systemd
 from edgekit.deploy.address import Local, Remote
 from edgekit.deploy.disk import Refused
 from edgekit.deploy.install import Deployment, deploy, remove, rollback, status
 from edgekit.deploy.logs import read_logs
 from edgekit.deploy.service import find_service
 from edgekit.deploy.units import GUARD, RECOVER, ROLLBACK, RUNNER, Needs, root_of, socket_path, unit_files
-from edgekit.errors import DeviceUnsupported, EdgekitError, InputError, NotInstalled
+from edgekit.errors import DeviceUnreachable, DeviceUnsupported, EdgekitError, InputError, NotInstalled
 
 if TYPE_CHECKING:
     from standins.nspawn import Device
@@ -393,6 +393,26 @@ def test_a_release_on_trial_that_keeps_dying_is_given_up_at_the_start_limit(
     assert show(machine, "ActiveState")["ActiveState"] == "active"
     journal = json.loads((machine.root / ROOMS.lstrip("/") / "journal.json").read_text())
     assert (journal["phase"], journal["good"], journal["failed"][-1]) == ("idle", deployed.release, trying)
+
+
+@slow
+def test_a_trial_that_nobody_confirms_ends_with_the_release_before(
+    machine: Device, deployed: Deployment, other_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*args: object, **options: object) -> None:
+        raise DeviceUnreachable("the workstation is switched off", hint="-")
+
+    monkeypatch.setattr(install, "confirm_release", die)
+    with pytest.raises(DeviceUnreachable):
+        deploy(other_bundle, as_root(machine), window_s=10)
+    trying = in_use(machine)
+    guarded = machine.inside("systemctl", "is-active", f"edgekit-guard@{trying}", check=False).strip()
+    wait_until(lambda: in_use(machine) != trying and is_serving(machine, deployed.release), 90)
+
+    assert trying != deployed.release
+    assert guarded == "active"
+    wait_until(lambda: machine.pids("current.py guard") == [], 30)
+    assert show(machine, "ActiveState", "Result") == {"ActiveState": "active", "Result": "success"}
 
 
 @slow
