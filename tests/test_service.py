@@ -416,10 +416,10 @@ def test_a_trial_that_nobody_confirms_ends_with_the_release_before(
 
 
 @slow
-def test_a_reboot_in_the_trial_ends_it_before_the_runner_starts(
+def test_a_crash_in_the_trial_ends_it_before_the_runner_starts(
     machine: Device, deployed: Deployment, trial: list[BaseException]
 ) -> None:
-    machine.reboot()
+    machine.cut()
     wait_until(lambda: is_serving(machine, deployed.release), 60)
     order = machine.inside("journalctl", "--no-pager", "-b", "-o", "cat", "-u", RECOVER, "-u", RUNNER).splitlines()
 
@@ -440,7 +440,7 @@ def test_rolling_back_starts_the_release_before(machine: Device, deployed: Deplo
 
 
 @slow
-def test_a_user_without_root_gets_a_unit_that_outlives_the_login_and_a_reboot(
+def test_a_user_without_root_gets_a_unit_that_outlives_the_login_and_a_crash(
     machine: Device, real_runtime: Path, tiny_bundle: Bundle
 ) -> None:
     done = deploy(tiny_bundle, as_pi(machine))
@@ -451,7 +451,7 @@ def test_a_user_without_root_gets_a_unit_that_outlives_the_login_and_a_reboot(
     pid = str(ask(machine, path, "GET", "/v2")["edgekit"]["pid"])
     sandbox = ["nsenter", "-t", pid, "-m", "--", "sh", "-c"]
     written = machine.inside(*sandbox, f"touch {HOME}/x {HOME}/releases/x {HOME}/current/x && echo yes", check=False)
-    machine.reboot()
+    machine.cut()
     wait_until(lambda: is_serving(machine, done.release, path), 60)
 
     assert (done.service, alive, written) == ("user", True, "")

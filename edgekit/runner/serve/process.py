@@ -63,12 +63,17 @@ def serve(settings: Settings) -> None:
     faulthandler.enable()  # the watchdog's SIGABRT then leaves in the log where each thread was
     tell = Notify()
     with ExitStack() as stack:
+        wake, woken = socket.socketpair()  # a signal that comes just before we wait must end the waiting
+        wake.setblocking(False)
+        stack.callback(wake.close)
+        stack.callback(woken.close)
+        stack.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(wake.fileno()))
         try:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, _stop)
             _start(settings, tell, stack)
             while True:
-                signal.pause()
+                woken.recv(1)
         except _Stop:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, signal.SIG_DFL)  # whoever says it twice means at once
