@@ -61,10 +61,9 @@ def _run_check(folder: str, stream: BinaryIO | None) -> tuple[int, str, str]:
         env=environment,
         cwd=folder,
     ) as child:
-        with contextlib.suppress(OSError), open(f"/proc/{child.pid}/oom_score_adj", "w") as stream:
-            stream.write(
-                "1000"
-            )  # a model that wants more memory than there is costs its own check, and nothing that runs
+        # a model that wants more memory than there is costs its own check, and nothing that runs
+        with contextlib.suppress(OSError), open(f"/proc/{child.pid}/oom_score_adj", "w") as score:
+            score.write("1000")
         deadline = time.monotonic() + CHECK_S
         while True:
             try:
