@@ -19,6 +19,7 @@
     │   ├── DeviceFull           not enough space
     │   ├── DeviceBusy           another deployment holds the lock
     │   ├── DeviceDamaged        what it stores is not what was sent
+    │   ├── DelegateUnavailable  no unit that may run the model can
     │   └── NotInstalled         there is no release to show, run or go back to
     ├── ReleaseUnhealthy      5  installed, checked, found wrong, not kept in use
     │   ├── TrialOver            it was in use on trial, was not confirmed in time, and is not in use any more
@@ -118,6 +119,10 @@ class DeviceBusy(DeviceError):
 
 class DeviceDamaged(DeviceError):
     """What the device stores is not what was sent."""
+
+
+class DelegateUnavailable(DeviceError):
+    """No unit that may run the model can."""
 
 
 class NotInstalled(DeviceError):

@@ -11,18 +11,20 @@ from __future__ import annotations
 
 import difflib
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from edgekit.delegates import NAMES, misfit
 from edgekit.errors import InputError, UnknownTarget
+from edgekit.manifest import Delegate as Configured
 from edgekit.toml import read_toml
 
 ARCHES = ("aarch64", "armv7l", "x86_64")
-DELEGATES = ("cpu",)  # what the runner can really run today
 
 _REQUIRED = {"description", "arch", "cpu", "features", "threads", "systems", "delegate", "source"}
-_OPTIONAL = {"cores", "cpu_mhz_max", "memory_mb", "throttle_at_mc"}
+_OPTIONAL = {"cores", "cpu_mhz_max", "memory_mb", "throttle_at_mc", "idle_mw", "busy_mw"}
 
 
 @dataclass(frozen=True)
@@ -37,9 +39,10 @@ class System:
 
 @dataclass(frozen=True)
 class Delegate:
-    """What runs the model, in the order to try them."""
+    """What runs the model, in the order to try them; edgekit.delegates has the options."""
 
     name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,8 @@ class Target:
     features: tuple[str, ...]  # as in /proc/cpuinfo
     threads: int  # of an interpreter, unless the user says otherwise
     throttle_at_mc: int | None  # the SoC slows down from here, thousandths of °C
+    idle_mw: int | None  # what the board draws at rest, and with every core busy, where somebody measured it
+    busy_mw: int | None
     systems: tuple[System, ...]
     delegates: tuple[Delegate, ...]
     sources: tuple[str, ...]
@@ -97,6 +102,8 @@ def read_target(path: Path) -> Target:
         features=tuple(_text(path, "features", one) for one in _list(path, "features", fields["features"])),
         threads=_threads(path, fields),
         throttle_at_mc=_number(path, "throttle_at_mc", fields.get("throttle_at_mc")),
+        idle_mw=_number(path, "idle_mw", fields.get("idle_mw")),
+        busy_mw=_number(path, "busy_mw", fields.get("busy_mw")),
         systems=tuple(_system(path, index, one) for index, one in _tables(path, "systems", fields["systems"])),
         delegates=tuple(_delegate(path, index, one) for index, one in _tables(path, "delegate", fields["delegate"])),
         sources=tuple(_text(path, "source", one) for one in _list(path, "source", fields["source"])),
@@ -119,8 +126,13 @@ def _system(path: Path, index: int, fields: dict[str, Any]) -> System:
 
 def _delegate(path: Path, index: int, fields: dict[str, Any]) -> Delegate:
     key = f"delegate[{index}]"
-    _check_keys(path, f"{key}.", fields, {"name"}, set())
-    return Delegate(_one_of(path, f"{key}.name", fields["name"], DELEGATES))
+    _check_keys(path, f"{key}.", fields, {"name"}, {"options"})
+    name = _one_of(path, f"{key}.name", fields["name"], NAMES)
+    options = fields.get("options", {})
+    why = misfit(Configured(name, options)) if isinstance(options, dict) else "options are a table"
+    if why:
+        raise InputError(f"{path}: {key}: {why}")
+    return Delegate(name, options)
 
 
 def _threads(path: Path, fields: dict[str, Any]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 import time
@@ -12,6 +13,7 @@ from typing import Any
 import click
 
 from edgekit.cli.show import ProgressLine, json_option, show_facts, show_json, show_table, showing_progress, size_text
+from edgekit.deploy.address import Transport, parse_address
 
 DEVICE_HELP = """\b
 DEVICE is local:DIR (this machine), an alias of ~/.ssh/config, or
@@ -24,8 +26,20 @@ DEVICE = click.argument("device", metavar="DEVICE")
 
 def device_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """What every command that talks to a device takes, behind its own options."""
+
+    @functools.wraps(function)
+    def addressed(*, device: str, transport: Transport, **options: Any) -> Any:
+        return function(device=parse_address(device, transport), **options)
+
     python = click.option("--python", default="python3", show_default=True, help="Its Python, 3.9 or newer.")
-    return python(json_option(function))
+    way = click.option(
+        "--transport",
+        type=click.Choice(["auto", "paramiko", "openssh"]),
+        default="auto",
+        show_default=True,
+        help="How to reach it; auto takes ssh itself for what paramiko cannot do.",
+    )
+    return python(way(json_option(addressed)))
 
 
 @click.command(
@@ -49,6 +63,13 @@ def device_options(function: Callable[..., Any]) -> Callable[..., Any]:
     help="Who ends the trial: we, over a new connection, or the device at the end of the window (for flaky links).",
 )
 @click.option(
+    "--service",
+    type=click.Choice(["auto", "system", "user", "none"]),
+    default="auto",
+    show_default=True,
+    help="What keeps it running: the system's systemd, the user's, or nothing.",
+)
+@click.option(
     "--sign", type=click.Path(path_type=Path), metavar="KEY", help="Sign it now (a key, or the .pub of an agent's)."
 )
 @click.option("--unsigned", is_flag=True, help="Without a signature, to a device that has signers.")
@@ -63,6 +84,7 @@ def deploy_command(
     verify: bool,
     window: float,
     confirm: str,
+    service: str,
     sign: Path | None,
     unsigned: bool,
     allow_volatile: bool,
@@ -99,6 +121,7 @@ def deploy_command(
             verify=verify,
             window_s=window,
             confirm=confirm,
+            service=service,
             volatile=allow_volatile,
             signed=None if unsigned or sign is not None else read_signed(statement_path(found)),
             sign=None if sign is None else sign_beside,
@@ -121,11 +144,7 @@ def deploy_command(
         return
     facts += [("sent", sent), ("release", f"{done.root}/releases/{done.release}")]
     facts += [("runtime", " ".join(done.requirements)), ("previous", done.previous), *_agreements(done.check)]
-    facts += (
-        [("service", "none: nothing keeps it running; start it with ROOT/current/run")]
-        if done.service == "none"
-        else []
-    )
+    facts += [("service", SERVICES.get(done.service or "", done.service))]
     facts += [("signed by", done.signed_by)] if done.signed_by else []
     facts += [("confirmed by", f"the {done.confirmed_by}")]
     show_facts(facts)
@@ -229,6 +248,11 @@ def remove_command(device: str, python: str, yes: bool, as_json: bool) -> None:
         click.echo(f"{found['device']}: {found['removed']} is gone")
 
 
+SERVICES = {
+    "system": "systemd keeps it running, it answers at /run/edgekit/edgekit.sock",
+    "user": "the user's systemd keeps it running, it answers at ROOT/run/edgekit.sock",
+    "none": "none: nothing keeps it running; start it with ROOT/current/run",
+}
 STAGES = {
     "connect": "connecting",
     "runtime": "building the runtime for its Python",

@@ -28,12 +28,18 @@ COMMANDS = {
     "rollback": "edgekit.cli.device",
     "adopt": "edgekit.cli.device",
     "remove": "edgekit.cli.device",
+    "logs": "edgekit.cli.logs",
+    "host-key": "edgekit.cli.host_key",
     "keygen": "edgekit.cli.sign",
     "sign": "edgekit.cli.sign",
     "verify": "edgekit.cli.sign",
     "signers": "edgekit.cli.signers",
     "samples": "edgekit.cli.samples",
     "power": "edgekit.cli.power",
+    "doctor": "edgekit.cli.doctor",
+    "edgetpu": "edgekit.cli.compile_edgetpu",
+    "bench": "edgekit.cli.bench",
+    "tune": "edgekit.cli.bench",
     "targets": "edgekit.cli.targets",
     "completion": "edgekit.cli.completion",
 }
@@ -49,12 +55,18 @@ HELP = {
     "rollback": "Make a device's previous release current again.",
     "adopt": "Take over what an older edgekit deployed, or what lost its journal.",
     "remove": "Take everything of edgekit's off a device.",
+    "logs": "Show what a device's runner said.",
+    "host-key": "Show a device's host key; replace it on file when it changed.",
     "keygen": "Make a key that signs bundles.",
     "sign": "Sign all that boards will run of a bundle.",
     "verify": "Tell who signed a bundle, and whether it is what was signed.",
     "signers": "Say whose signature a device asks for.",
     "samples": "Fetch the inputs that a device recorded, to convert with them.",
     "power": "Show what a device draws, how hot it is and how fast it runs.",
+    "doctor": "Find what is wrong with a device, and fix it with --fix.",
+    "edgetpu": "Compile a bundle's int8 variants for Coral's Edge TPU.",
+    "bench": "Measure a bundle's variants, delegates and threads.",
+    "tune": "Find the best of them, and write it into the bundle.",
     "targets": "List the kinds of board edgekit knows.",
     "completion": "Print the completion script for your shell.",
 }
@@ -69,7 +81,8 @@ Examples:
 \b
 Exit codes: 0 fine, 1 other error, 2 a file or option, 3 bundle, 4 device,
 5 installed but unhealthy (not in use), 6 conversion or int8 too bad,
-130 interrupted. edgekit diff: 1 is different.
+130 interrupted. edgekit diff: 1 is different. edgekit doctor: warnings 10,
+errors 20.
 """
 
 
@@ -83,7 +96,7 @@ class _Lazy(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module = importlib.import_module(COMMANDS[cmd_name])
-        command = getattr(module, f"{cmd_name}_command")
+        command = getattr(module, f"{cmd_name.replace('-', '_')}_command")
         assert isinstance(command, click.Command)
         return command
 

@@ -1,20 +1,21 @@
-"""`edgekit power show`."""
+"""`edgekit power show`, `calibrate` and `audit`."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import click
 
-from edgekit.cli.device import DEVICE, DEVICE_HELP, ask_host_key, device_options
-from edgekit.cli.show import show_facts, show_json, show_table
+from edgekit.cli.device import DEVICE, DEVICE_HELP, ask_beside, ask_host_key, device_options
+from edgekit.cli.show import json_option, show_facts, show_json, show_table, showing_progress
 
 
 @click.group("power", epilog="\b\nExample:\n  edgekit power show pi@raspberrypi.local")
 def power_command() -> None:
-    """Show what a device draws, how hot it is and how fast it runs."""
+    """Show what a device draws, measure what its operating points cost, judge how a goal was kept."""
 
 
 @power_command.command(
@@ -67,3 +68,189 @@ def _show(device: str, board: str, found: Mapping[str, Any]) -> None:
     else:
         facts.append(("sensors", "none: a virtual machine or a container, perhaps"))
     show_facts(facts)
+
+
+@power_command.command(
+    "calibrate",
+    epilog=DEVICE_HELP + "\n\b\nExamples:\n  edgekit power calibrate bundle pi@raspberrypi.local -o points.json\n"
+    "  edgekit power calibrate bundle pi@raspberrypi.local -o points.json --target rpi4 --threads 1,2,4\n"
+    "  edgekit power calibrate bundle local:./device -o points.json --watts 6,20",
+)
+@click.argument("bundle", type=click.Path(path_type=Path))
+@DEVICE
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), required=True, help="The table; goes on if it is there."
+)
+@click.option("--threads", default="1,2,4", show_default=True, help="Numbers of threads.")
+@click.option("--variant", "variants", multiple=True, help="Only this variant; may be given again.")
+@click.option("--clocks", default="", help="MHz to cap the processor at; needs edgekit-powerd there.")
+@click.option("--seconds", type=click.FloatRange(0.2, 20), default=3.0, show_default=True, help="For each point.")
+@click.option("--watts", metavar="IDLE,BUSY", help="What a board without a meter draws, idle and with all cores busy.")
+@click.option("--target", help="Take those from a kind of board: edgekit targets.")
+@device_options
+def calibrate_command(
+    bundle: Path,
+    device: str,
+    output: Path,
+    threads: str,
+    variants: tuple[str, ...],
+    clocks: str,
+    seconds: float,
+    watts: str | None,
+    target: str | None,
+    python: str,
+    as_json: bool,
+) -> None:
+    """Measure every operating point of BUNDLE on DEVICE, where it must be deployed: latency, power, beside idling.
+
+    Each point runs steadily; the board cools in between. What was measured is kept: the same command goes on where it was
+    broken off. A board without a meter gets power estimated, and its table says so.
+    """
+    import datetime
+    import hashlib
+
+    from edgekit.bundle import read_bundle
+    from edgekit.deploy.address import parse_address
+    from edgekit.deploy.points import open_points
+    from edgekit.errors import InputError
+    from edgekit.power.calibration import as_json as table_json
+    from edgekit.power.calibration import calibrate, points_of, table_facts
+
+    found = read_bundle(bundle)
+    local = hashlib.sha256((bundle / "manifest.json").read_bytes()).hexdigest()
+    points = points_of(
+        found.manifest, _numbers(threads, "--threads"), variants=variants,
+        clocks=[1000 * mhz for mhz in _numbers(clocks, "--clocks")] if clocks else (),
+    )  # fmt: skip
+    with showing_progress(as_json) as progress:
+        asked = open_points(parse_address(device), python=python, ask=lambda *key: ask_beside(progress, *key))
+        with asked as remote:
+            remote.measure(0.2)
+            if remote.manifest != local:
+                raise InputError(f"another bundle is current on {device}", hint=f"edgekit deploy {bundle} {device}")
+            table = calibrate(
+                found.manifest,
+                points,
+                remote.measure,
+                output,
+                board=remote.board,
+                digest=local,
+                seconds=seconds,
+                watts=_watts(watts, target),
+                progress=lambda done, total, what: progress(what, done, total),
+                made_at=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            )
+    if as_json:
+        show_json(table_json(table))
+        return
+    idle = f"{table.idle_uw / 1e6:.3f} W, {table.idle_provenance} ({table.meter})"
+    show_facts([("table", output), ("board", table.board), ("idle", idle)])
+    columns = ("variant", "threads", "MHz", "ms", "spread", "W", "J above idle", "accuracy", "power is")
+    show_table(columns, table_facts(table), right=columns[1:8])
+
+
+@power_command.command(
+    "audit",
+    epilog="\b\nExample:\n  edgekit power audit trace.jsonl --picture audit.png --html audit.html",
+)
+@click.argument("trace", type=click.Path(path_type=Path))
+@click.option("--picture", type=click.Path(path_type=Path), help="Power, heat, latency and points over time, as PNG.")
+@click.option("--html", "html_file", type=click.Path(path_type=Path), help="Figures and picture as one page.")
+@json_option
+def audit_command(trace: Path, picture: Path | None, html_file: Path | None, as_json: bool) -> None:
+    """Judge TRACE, which `run rehearse --trace` wrote, by the best that anyone could have done with the same jobs.
+
+    Energy over a certified bound (total and above idle), misses, accuracy, temperature and windows of power.
+    """
+    from dataclasses import asdict
+
+    from edgekit.errors import InputError
+    from edgekit.power.audit import audit, page, trace_picture
+    from edgekit.runner.power.trace import read_trace
+
+    try:
+        with trace.open(encoding="utf-8", errors="replace") as lines:
+            read = read_trace(iter(lines))
+    except OSError as error:
+        raise InputError(
+            f"cannot read {trace}: {error.strerror}", hint="run rehearse RELEASE --trace writes one"
+        ) from None
+    found = audit(read)
+    drawn = trace_picture(read) if picture is not None or html_file is not None else b""
+    for path, content in ((picture, drawn), (html_file, page(found, drawn).encode() if html_file else b"")):
+        if path is not None:
+            aside = path.with_name(path.name + ".partial")
+            try:
+                aside.write_bytes(content)
+                aside.replace(path)
+            except OSError as error:
+                raise InputError(f"cannot write {path}: {error.strerror}", hint="name another file") from None
+    if as_json:
+        show_json(asdict(found))
+        return
+    show_facts([(label, text) for label, text in _audit_facts(found) if text])
+
+
+def _audit_facts(found: Any) -> list[tuple[str, str]]:
+    def ratio(value: float | None) -> str:
+        return "" if value is None else f"{value:.3f} x the bound"
+
+    def number(value: float | None, unit: str) -> str:
+        return "" if value is None else f"{value:.4g} {unit}"
+
+    missed = f"{found.missed} of {found.inferences} ({100 * found.missed_share:.3f} %)"
+    accuracy = number(found.accuracy, "%")
+    if found.accuracy_missing is not None and accuracy:
+        accuracy += f", {found.accuracy_missing:.3f} points missing" if found.accuracy_missing > 0 else ", as asked for"
+    if found.accuracy_bound is not None and accuracy:
+        accuracy += f"; nobody could have had more than {found.accuracy_bound:.2f}"
+    heat = number(found.hottest_c, "°C")
+    if found.heat_excess_c is not None:
+        heat += f", {found.heat_excess_c:.2f} above the limit"
+    window = number(found.worst_window_w, "W")
+    if found.window_excess_w is not None:
+        window += f", {found.window_excess_w:.3f} over the budget"
+    return [
+        ("goal", found.goal),
+        ("watched", f"{found.seconds:g} s"),
+        ("missed", missed),
+        ("accuracy", accuracy),
+        ("energy above idle", f"{found.energy_j:.4g} J ({found.energy_provenance})"),
+        ("above idle", ratio(found.above_idle_ratio)),
+        ("total", ratio(found.total_ratio)),
+        ("at the accuracy delivered", ratio(found.same_accuracy_ratio)),
+        ("hottest", heat),
+        ("worst window", window),
+        ("switches", f"{found.switches_per_s:.2f} a second"),
+    ]
+
+
+def _numbers(text: str, option: str) -> list[int]:
+    from edgekit.errors import InputError
+
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isascii() and word.isdecimal() and 0 < int(word) < 100_000 for word in words):
+        raise InputError(f"{option} {text!r} is no list of whole numbers", hint=f"{option} 1,2,4")
+    return sorted({int(word) for word in words})
+
+
+def _watts(text: str | None, target: str | None) -> Any:
+    from edgekit.errors import InputError
+    from edgekit.power.calibration import Watts
+    from edgekit.target import load_target
+
+    if text is not None:
+        try:
+            idle, busy = (round(float(word) * 1e6) for word in text.split(","))
+        except (ValueError, OverflowError):
+            idle = busy = 0
+        if not 0 < idle < busy < 10**10:
+            raise InputError(f"--watts {text!r} is not IDLE,BUSY", hint="--watts 2.8,9.7")
+        cores = (load_target(target).cores if target else None) or 4
+        return Watts(idle, busy, cores, "said with --watts")
+    if target is None:
+        return None
+    kind = load_target(target)
+    if kind.idle_mw is None or kind.busy_mw is None:
+        raise InputError(f"we have no figures of what {target} draws", hint="say them: --watts IDLE,BUSY")
+    return Watts(kind.idle_mw * 1000, kind.busy_mw * 1000, kind.cores or 4, f"target {target}")

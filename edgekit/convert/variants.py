@@ -12,6 +12,7 @@ from edgekit import preprocess
 from edgekit.bundle import Delegate
 from edgekit.convert.calibrate import Extremes, Feeds
 from edgekit.convert.choose import Choice, choose
+from edgekit.convert.coral import units_of
 from edgekit.convert.cost import macs
 from edgekit.convert.describe import operator_counts
 from edgekit.convert.flatbuffer import read_model
@@ -133,7 +134,9 @@ def _mixed(int8: Choice, rules: Sequence[Rule], folder: Path, timeout_s: float) 
     return Made(MIXED, folder / "0.tflite", int8.policy, int8.made_by, int8.tried)
 
 
-def open_variant(made: Made, *, specs: Mapping[str, preprocess.Spec], board: Target | None) -> Model:
+def open_variant(
+    made: Made, *, specs: Mapping[str, preprocess.Spec], board: Target | None, delegates: Sequence[Delegate] = ()
+) -> Model:
     """The variant in the runner that will serve it."""
     path = made.path
     interpreter = open_interpreter(path, threads=1)
@@ -150,7 +153,7 @@ def open_variant(made: Made, *, specs: Mapping[str, preprocess.Spec], board: Tar
     threads = None if board is None else board.threads
     if macs(described_file) < ONE_THREAD_MACS:
         threads = 1
-    options = {} if threads is None else {"threads": threads}
-    delegates = tuple(Delegate(d.name, options) for d in board.delegates) if board else (Delegate("cpu", options),)
-    variant_of = replace(described, ranges=made.ranges, operators=operators, delegates=delegates)
+    listed = delegates or (tuple(Delegate(d.name, d.options) for d in board.delegates) if board else ())
+    chosen = units_of(listed or (Delegate("cpu", {}),), threads)
+    variant_of = replace(described, ranges=made.ranges, operators=operators, delegates=chosen)
     return Model(variant_of, [interpreter], wanted)

@@ -28,7 +28,7 @@ from edgekit.deploy.health import check_in_use, golden_check
 from edgekit.deploy.journal import read_journal
 from edgekit.deploy.look import look, outcome, status, verify
 from edgekit.deploy.recorded import list_recorded, read_recorded
-from edgekit.deploy.service import find_service
+from edgekit.deploy.service import find_service, read_log
 from edgekit.deploy.signers import change_signers, list_signers
 from edgekit.deploy.signing import admit, is_enforced, kept_signature, signature_files
 from edgekit.deploy.store import Store
@@ -263,6 +263,7 @@ LOOKS: Answers = {
     "verify": lambda agent, request: {"damaged": verify(agent.trials)},
     "outcome": lambda agent, request: outcome(agent.trials, request["id"]),
     "missing": Agent.missing,
+    "logs": lambda agent, request: read_log(agent.store.root, request["lines"], request["cursor"]),
     "signers": lambda agent, request: list_signers(agent.store.root, look(agent.trials).min_seq),
     "samples": lambda agent, request: {"samples": list_recorded(agent.store.path("samples"))},
     "sample": lambda agent, request: read_recorded(agent.store.path("samples"), request["name"]),

@@ -89,6 +89,8 @@ def deploy(
     forget everything when it is switched off, as one in this machine (Local) always may.
     A device that has signers wants what `sign` signs now, or `signed` before, or to be told `unsigned`.
     """
+    if isinstance(address, Local) and service == "auto":  # this machine is not to start things by itself
+        service = "none"
     verify_bundle(bundle)
     progress("connect", 0, 0)
     with open_session(address, python=python, ask=ask) as session:

@@ -22,6 +22,7 @@ SHARED = (
     "manifest.py",
     "values.py",
     "digest.py",
+    "delegates.py",
     *(f"preprocess/{n}.py" for n in ("__init__", "spec", "image", "audio")),
 )
 
@@ -78,10 +79,10 @@ def launcher_script(python: str) -> str:
     start = f"exec {shlex.quote(python)} -s -c {shlex.quote(main)}"
     recover = f'{shlex.quote(python)} -I "$root/agent/current.py" recover'
     return f"""#!/bin/sh
-# runs this release: run infer INPUT..., run check, run bench, run power
+# runs this release: run infer INPUT..., run check, run bench, run serve, run power
 here=$(dirname "$(readlink -f "$0")")
 root=${{here%/releases/*}}
-if [ -r "$root/journal.json" ] && read -r journal <"$root/journal.json"; then
+if [ -z "${{EDGEKIT_RECOVERED:-}}" ] && [ -r "$root/journal.json" ] && read -r journal <"$root/journal.json"; then
     case $journal in *'"phase": "trial"'*) # what is on trial may be so no longer
         {recover} || exit
         case $0 in */current/run) here=$(readlink -f "$root/current") && exec /bin/sh "$here/run" "$@" || exit ;; esac

@@ -337,8 +337,8 @@ class Store:
         with contextlib.suppress(OSError):  # a disk without a byte left has to be cleaned all the same
             write_journal(self.root, Journal())  # from now on nothing here is good
         self.use(None)
-        ours: tuple[str, ...] = ("releases", "runtimes", "incoming", "blobs", "samples", "agent", "previous", "run")
-        ours += ("allowed_signers", "revoked_keys")
+        ours: tuple[str, ...] = ("releases", "runtimes", "incoming", "blobs", "samples", "cache", "agent")
+        ours += ("previous", "run", "allowed_signers", "revoked_keys")
         for name in (*ours, ".tmp-current", ".tmp-" + JOURNAL):
             delete(self.path(name))
         sync(self.root)

@@ -1,9 +1,8 @@
-"""What a runner can set without any right: the cores it runs on, its threads, and how much of the time it works."""
+"""What a runner can set: variant, threads and cores without any right, the clock through `powerd`."""
 
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -18,16 +17,17 @@ else:
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """How to run: which variant, on how many threads and which cores, and for which share of the time."""
+    """How to run: which variant, on how many threads and which cores, at which clock and which level of a delegate."""
 
     variant: str
     threads: int
     cpus: tuple[int, ...] = ()  # () leaves them as they are
-    duty: float = 1.0  # above 0, at most 1
+    clock_khz: int | None = None  # the highest clock allowed; None leaves it to the governor
+    level: str = ""  # a delegate's own: Low, Medium, High or Max of a Coral on USB
 
     def __post_init__(self) -> None:
-        if self.threads < 1 or not 0 < self.duty <= 1 or any(cpu < 0 for cpu in self.cpus):
-            raise InputError(f"{self} is no operating point", hint="threads from 1 on, duty above 0 and at most 1")
+        if self.threads < 1 or any(cpu < 0 for cpu in self.cpus) or (self.clock_khz is not None and self.clock_khz < 1):
+            raise InputError(f"{self} is no operating point", hint="threads and clock from 1 on")
 
 
 @contextmanager
@@ -51,43 +51,3 @@ def on_cpus(
         yield
     finally:
         put(0, allowed)
-
-
-class DutyCycle:
-    """Rests after work so that work fills at most `share` of the time; a power and heat cap that needs no right.
-
-    What was rested too long (a slow timer, a pause between requests) counts for the next rests, up to `credit_s`.
-    """
-
-    def __init__(
-        self,
-        share: float,
-        *,
-        credit_s: float = 1.0,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
-        if not 0 < share <= 1:
-            raise InputError(f"a duty cycle of {share} makes no sense", hint="above 0 and at most 1")
-        self._share, self._credit_s, self._clock, self._sleep = share, credit_s, clock, sleep
-        self._owed_s = 0.0  # rest that is due; below 0: rested ahead
-        self._seen = clock()
-
-    @contextmanager
-    def work(self) -> Iterator[None]:
-        """Around one piece of work; rests behind it if rest is due."""
-        started = self._clock()
-        self._rested(started)
-        try:
-            yield
-        finally:
-            ended = self._clock()
-            self._seen = ended
-            self._owed_s += max(0.0, ended - started) * (1 - self._share) / self._share
-            if self._owed_s > 0:
-                self._sleep(self._owed_s)
-                self._rested(self._clock())
-
-    def _rested(self, now: float) -> None:
-        self._owed_s = max(self._owed_s - max(0.0, now - self._seen), -self._credit_s)
-        self._seen = now

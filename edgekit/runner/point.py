@@ -1,0 +1,95 @@
+"""Measures one operating point of a release on this machine: steady inference for a while, beside idling just before."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgekit.bundle import read_bundle
+from edgekit.runner.check import golden_inputs, read_golden
+from edgekit.runner.model import load
+from edgekit.runner.power.actuators import OperatingPoint, on_cpus
+from edgekit.runner.power.board import Board, main_meter
+from edgekit.runner.power.energy import Energies
+from edgekit.runner.power.thermal import hottest_mc
+
+LOOK_S = 0.2
+WARM_S = 0.5  # caches, clocks and lazily prepared weights
+TRIMMED = 0.1  # of the slowest answers are left out of the spread: it is of the board, not of what else ran once
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one point took. Power is of the machine, None where nothing measures all of it."""
+
+    latency_us: int  # mean
+    spread_ppm: int  # relative standard deviation
+    runs: int
+    power_uw: int | None
+    provenance: str  # of power: measured, estimated or absent
+    meter: str
+    celsius_mc: int | None  # the hottest sensor afterwards
+
+
+def idle_power(seconds: float, *, board: Board | None = None) -> Measured:
+    """The machine at rest, with nothing of ours running but the look at its sensors."""
+    return _watched(board or Board(), seconds, None)
+
+
+def measure_point(
+    release: Path | str, point: OperatingPoint, seconds: float, *, board: Board | None = None
+) -> Measured:
+    """Inference after inference of the golden inputs for so long."""
+    with on_cpus(point.cpus):
+        model = load(release, variant=point.variant, threads=point.threads)
+        samples = golden_inputs(model, read_golden(read_bundle(release)))
+        until, count = time.perf_counter() + WARM_S, 0
+        while time.perf_counter() < until:
+            model(samples[count % len(samples)])
+            count += 1
+
+        def work(number: int) -> None:
+            model(samples[number % len(samples)])
+
+        return _watched(board or Board(), seconds, work)
+
+
+def _watched(board: Board, seconds: float, work: object) -> Measured:
+    energies = Energies(round(LOOK_S * 1000))
+    taken: list[float] = []
+    began = time.perf_counter()
+    looked = -LOOK_S
+    readings = []
+    while True:
+        elapsed = time.perf_counter() - began
+        if elapsed - looked >= LOOK_S or elapsed >= seconds:
+            readings = board.look()
+            energies.add(readings, board.clock())
+            looked = elapsed
+        if elapsed >= seconds:
+            break
+        if callable(work):
+            started = time.perf_counter()
+            work(len(taken))
+            taken.append(time.perf_counter() - started)
+        else:
+            time.sleep(LOOK_S / 4)
+    meter = main_meter(readings)
+    found = None
+    if meter is not None and meter.covers == "board":
+        found = next((e for e in energies.results() if (e.name, e.covers) == (meter.name, "board")), None)
+    kept = sorted(taken)[: max(1, round(len(taken) * (1 - TRIMMED)))] if taken else [0.0]
+    mean = statistics.fmean(taken) if taken else 0.0
+    spread = statistics.pstdev(kept) / statistics.fmean(kept) if len(kept) > 1 else 0.0
+    power = None if found is None else found.power_uw
+    return Measured(
+        round(mean * 1e6),
+        round(spread * 1e6),
+        len(taken),
+        power,
+        "absent" if found is None or power is None else found.provenance,
+        "" if meter is None or power is None else meter.name,
+        hottest_mc(readings),
+    )

@@ -1,0 +1,306 @@
+"""Which operating point runs the next inference, so that a goal is kept with the least energy, or the most accuracy.
+
+An inference costs energy above idle and wins accuracy; a price of accuracy (J per point) makes both one number, and the
+point with the least energy - price * accuracy runs, among those that are in time, within budget and cool enough.
+The price is what one learns. With one limit, the optimum is a mix of two points at one fixed price (hull.py).
+
+Guarantees, each a test in tests/test_power_policy.py:
+
+* Accuracy, any arrivals and any noise. log price moves by GAIN (A - a) with each answer (mirror descent on the dual: Balseiro,
+  Lu, Mirrokni, Operations Research 2023) and by a bounded memory of what is owed. Summed up, what is owed after n answers is
+  (log price_n - log price_1) / GAIN - memory: once the price is so high that a point with a >= A is always taken, it
+  falls, so mean accuracy >= A - (constant) / n. Deadlines, budget and heat may take away such points; then A is missed, told
+  by `owed`.
+* Deadline. What is planned is exceeded by a share eps of answers in the long run, whatever happens (belief.Margin).
+* Budget. Energy above idle in any window of W s is at most (B - idle) W by the table and the meter (limits.Bucket).
+* Heat. limits.HeatGuard. Battery: spending is re-planned from what is left, and never beyond it.
+* Memory is constant: no list grows with time.
+
+Standard library only; times are seconds of a monotonic clock, energies J, accuracy points of percent.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from edgekit.runner.power.belief import Belief, Margin
+from edgekit.runner.power.goal import DEFAULT_WINDOW_S, Goal
+from edgekit.runner.power.hull import least_energy, lower_hull
+from edgekit.runner.power.limits import Bucket, HeatGuard
+from edgekit.runner.power.pace import Arrivals, latest, pace
+from edgekit.runner.power.points import Heat, Table
+
+GAIN = 0.002  # of the price's logarithm, per point of accuracy and answer
+MEMORY = 2000.0  # answers within which owed accuracy is paid back
+MOST_REMEMBERED = 300.0  # points: what memory may ask for beyond what is owed
+ENERGY_GAIN = 0.004  # of the price's logarithm, per answer that used twice what it may
+REFRESH = 20  # answers after which the candidates are chosen anew
+METER_S = 1.0  # the meter is believed over at least so long
+UNKNOWN_HEAT = Heat(1500, 4000, 9000, 200_000, "estimated")  # a bare board the size of a card, with some reserve
+HEAT_AHEAD_J = 1.0  # may be spent before its heat has to be gone
+FREE = 1e6  # J per point: accuracy at any price
+DEPTH = 0.02  # of a window's energy may be taken at once
+BUCKET_S = 0.5  # within which a bucket is brought back to half full
+
+
+class Policy:
+    """Chooses an operating point for each inference. One thread, first come first served.
+
+    Called in this order: `arrived` for each inference as it comes, `choose` when the machine is free and one waits,
+    `finished` with the time that it took. `metered`, `temperature` and `battery` whenever there is something to tell.
+    `jobs_left` says how many inferences are still expected until the lifetime ends; without it the mean rate does.
+    """
+
+    def __init__(
+        self,
+        goal: Goal,
+        table: Table,
+        *,
+        now_s: float = 0.0,
+        seed: int = 0,
+        rate_hz: float | None = None,
+        jobs_left: Callable[[float], float] | None = None,
+        learns: bool = True,
+    ) -> None:
+        self.goal, self.table = goal, table
+        self.idle_w = table.idle_uw / 1e6
+        self.belief = Belief(table, seed=seed, learns=learns)
+        self.margin = Margin()
+        self.owed = 0.0  # points of accuracy: what is missing to the goal so far
+        self.used_j = 0.0  # above idle, as it was believed when it was used
+        self._won = self._answers = 0.0
+        self._memory = 0.0
+        self._accuracy = [row.accuracy for row in table.rows]
+        self._arrivals = Arrivals(rate_hz)
+        self._jobs_left = jobs_left
+        self._started = self._now = now_s
+        self._spent_at: float | None = None
+        self._battery = goal.battery_j
+        self._planned = 0.0  # latency that the running answer was planned with
+        self._busy: dict[int, float] = {}
+        self._since_refresh = REFRESH
+        self._log_price = self._log_fast = 0.0  # corrections of what the hull says
+        self._candidates: list[tuple[float, float, float, float, int]] = []
+        self._hull: list[tuple[float, float]] = []
+        self._fastest = self._least = 0.0
+        self._cheapest = 0
+        self._refresh()
+        fits = [row.latency_s <= goal.deadline_s for row in table.rows]
+        energies = [e for e, fit in zip(self.belief.energy, fits) if fit] or self.belief.energy
+        gains = [a for a, fit in zip(self._accuracy, fits) if fit] or self._accuracy
+        self._bucket, self._window_w = _bucket(goal, self.idle_w, min(energies), now_s)
+        self._heat, self._heat_bucket = _heat_guard(goal, table, self.idle_w, now_s)
+        self._first_price = FREE
+        if goal.accuracy is not None:
+            # cheapest point at all wins if any accuracy will do: the price must still move both ways from there
+            price = least_energy(lower_hull(energies, gains), energies, gains, goal.accuracy)[1]
+            self._first_price = price or 1e-6
+
+    @property
+    def mean_accuracy(self) -> float | None:
+        """Points, of all answers so far; None before the first one."""
+        return self._won / self._answers if self._answers else None
+
+    def arrived(self, now_s: float) -> None:
+        """An inference came."""
+        self._arrivals.arrived(now_s)
+
+    def choose(self, now_s: float, deadlines: Sequence[float]) -> int | None:
+        """The row of the table for the inference that waits longest; None: leave it out, it would be late or over a limit.
+
+        `deadlines`: of all that wait, in their order.
+        """
+        self._now = now_s
+        slow = self.belief.slow
+        spendable = self._spendable(now_s)
+        price = self._price(now_s, slow)
+        fastest = self._fastest * slow
+        room = latest(now_s, deadlines, fastest)
+        if fastest > deadlines[0] - now_s:
+            return None
+        wanted = pace(now_s, deadlines, rate_hz=self._arrivals.rate_now(now_s), deadline_s=self.goal.deadline_s)
+        best = late = -1
+        best_score = late_score = math.inf
+        reserve = self._least * slow
+        spendable -= reserve
+        z = self.margin.z
+        for latency, spread, energy, accuracy, index in self._candidates:
+            energy *= slow
+            # what is left must be enough for the cheapest one after it
+            if energy > spendable and (index != self._cheapest or energy > spendable + reserve):
+                continue
+            score = energy - price * accuracy
+            expected = latency * slow
+            if expected * (1 + z * spread) > room:
+                continue
+            if expected <= wanted:
+                if score < best_score:
+                    best, best_score = index, score
+            elif score < late_score:
+                late, late_score = index, score
+        if best < 0:
+            best = self._hurried(late, spendable + reserve, slow, deadlines[0] - now_s)
+        if best >= 0:
+            self._planned = self.belief.latency[best] * slow * (1 + z * self.belief.spread[best])
+        return best if best >= 0 else None
+
+    def finished(self, now_s: float, index: int, latency_s: float) -> None:
+        """The inference that was chosen last is done, and took so long."""
+        self._now = now_s
+        belief = self.belief
+        self.margin.seen(latency_s > self._planned)
+        belief.finished(index, latency_s)
+        used = belief.energy_of(index, latency_s)
+        self._busy[index] = self._busy.get(index, 0.0) + latency_s
+        self.used_j += used
+        self._won += self._accuracy[index]
+        self._answers += 1
+        if self._bucket is not None:
+            self._bucket.take(belief.careful_energy(index, latency_s))
+        if self._heat_bucket is not None:
+            self._heat_bucket.take(used)
+        if self.goal.accuracy is not None:
+            self._owe(self.goal.accuracy - self._accuracy[index])
+        self._spent(now_s, used)
+        self._since_refresh += 1
+        if self._since_refresh >= REFRESH:
+            self._refresh()
+
+    def metered(self, seconds: float, energy_j: float | None) -> None:
+        """The machine used so much within the last `seconds`, idling included; None: the meter did not answer."""
+        busy, self._busy = self._busy, {}
+        if energy_j is not None and 0 < seconds < 1e5 and math.isfinite(energy_j):
+            self.belief.metered(energy_j, self.idle_w * seconds, busy)
+        if self._heat is not None:
+            work = sum(self.belief.energy_of(i, s) for i, s in busy.items())
+            power = self.idle_w + work / max(seconds, 1e-3) if energy_j is None else energy_j / max(seconds, 1e-3)
+            self._heat.drew(self._now, power, seconds)
+
+    def temperature(self, now_s: float, celsius: float | None) -> None:
+        """What the hottest sensor says; None if none answers."""
+        if self._heat is not None:
+            self._heat.looked(now_s, celsius)
+
+    def battery(self, left_j: float | None) -> None:
+        """What is left; None if no gauge answers, and then the policy counts itself."""
+        if left_j is not None and math.isfinite(left_j) and left_j >= 0:
+            self._battery = left_j
+
+    def _spendable(self, now_s: float) -> float:
+        """J that one answer may take at most."""
+        return min((bucket.fill(now_s, watts) for bucket, watts in self._flows(now_s)), default=math.inf)
+
+    def _price(self, now_s: float, slow: float) -> float:
+        """What a point of accuracy may cost now, J."""
+        price = self._first_price * math.exp(self._log_price) if self.goal.accuracy is not None else FREE
+        target = self._target(now_s)
+        if target is not None:
+            soft = self._hull_price(target)
+            price = min(price, soft * math.exp(self._log_fast))
+        rate = max(self._arrivals.mean_rate, self._arrivals.rate_now(now_s))
+        for bucket, watts in self._flows(now_s):
+            if rate:
+                back = (bucket.fill(now_s, watts) - bucket.depth_j / 2) / BUCKET_S
+                price = min(price, slow * self._hull_price((watts + back) / rate / slow))
+        return price
+
+    def _flows(self, now_s: float) -> list[tuple[Bucket, float]]:
+        """Each bucket that limits what may be spent, and the W that flow into it now."""
+        flows = []
+        if self._bucket is not None:
+            flows.append((self._bucket, self._window_w))
+        if self._heat is not None and self._heat_bucket is not None:
+            flows.append((self._heat_bucket, self._heat.allowed_w(now_s) - self.idle_w))
+        return flows
+
+    def _target(self, now_s: float) -> float | None:
+        """J above idle per answer that the battery allows on average; None: as many as one likes."""
+        if self.goal.lifetime_s is not None and self._battery is not None:
+            left_s = self._started + self.goal.lifetime_s - now_s
+            jobs = self._jobs_left(now_s) if self._jobs_left is not None else self._arrivals.mean_rate * left_s
+            if left_s > 0 and jobs > 0:
+                return max(self._battery - self.idle_w * left_s, 0.0) / max(jobs, 1.0)
+        return None
+
+    def _hull_price(self, energy_j: float) -> float:
+        """The price at which the best mix costs about so much per answer, J per point."""
+        before, from_j = 0.0, 0.0
+        for cost, price in self._hull:
+            if cost > energy_j:
+                return before + (price - before) * (energy_j - from_j) / (cost - from_j)
+            before, from_j = price, cost
+        return FREE
+
+    def _owe(self, points: float) -> None:
+        self.owed += points
+        self._memory = min(max(self._memory + self.owed / MEMORY, -MOST_REMEMBERED), MOST_REMEMBERED)
+        self._log_price = min(max(GAIN * (self.owed + self._memory), -7.0), 7.0)
+
+    def _spent(self, now_s: float, used: float) -> None:
+        if self._battery is not None:
+            elapsed = 0.0 if self._spent_at is None else now_s - self._spent_at
+            self._spent_at = now_s
+            self._battery = max(0.0, self._battery - used - self.idle_w * min(max(elapsed, 0.0), 3600.0))
+        target = self._target(now_s)
+        if target:
+            step = ENERGY_GAIN * (1 - min(used / target, 4.0))
+            self._log_fast = min(max(self._log_fast + step, -2.0), 2.0)
+
+    def _hurried(self, late: int, spendable: float, slow: float, left_s: float) -> int:
+        """When nothing is fast enough with its margin: what keeps the queue in time, else the fastest that may run."""
+        if late >= 0:
+            return late
+        for latency, _, energy, _, index in self._candidates:
+            if energy * slow <= spendable:
+                return index if latency * slow <= left_s else -1
+        return -1
+
+    def _refresh(self) -> None:
+        """New candidates: for each variant the points that no other one beats, by energies drawn from what is believed."""
+        self._since_refresh = 0
+        belief = self.belief
+        latency, spread = belief.latency, belief.spread
+        order = sorted(range(len(latency)), key=latency.__getitem__)
+        self._fastest = latency[order[0]]
+        least: dict[float, float] = {}
+        candidates = []
+        for i in order:
+            energy, accuracy = belief.drawn_energy(i), self._accuracy[i]
+            if energy < least.get(accuracy, math.inf):
+                least[accuracy] = energy
+                candidates.append((latency[i], spread[i], energy, accuracy, i))
+        self._candidates = candidates
+        self._least, self._cheapest = min((c[2], c[4]) for c in candidates)
+        fits = [c for c in candidates if c[0] <= self.goal.deadline_s] or candidates[:1]
+        costs, gains = [c[2] for c in fits], [c[3] for c in fits]
+        hull = lower_hull(costs, gains)
+        slopes = [(costs[b] - costs[a]) / (gains[b] - gains[a]) for a, b in zip(hull, hull[1:])]
+        # a corner's price is between those of its segments; in between it rises, so that every mix has a price of its own
+        between = zip([0.0, *slopes], [*slopes, FREE])
+        self._hull = [(costs[k], (low + min(high, 2 * low or high)) / 2) for k, (low, high) in zip(hull, between)]
+
+
+def _bucket(goal: Goal, idle_w: float, least_j: float, now_s: float) -> tuple[Bucket | None, float]:
+    """The bucket of a power budget, and the W above idle that flow into it."""
+    if goal.watts is None:
+        return None, 0.0
+    window = goal.window_s or DEFAULT_WINDOW_S
+    energy = max(goal.watts - idle_w, 0.0) * window
+    depth = min(max(DEPTH * energy, 2.5 * least_j), energy)
+    return Bucket(depth, now_s), (energy - depth) / window
+
+
+def _heat_guard(goal: Goal, table: Table, idle_w: float, now_s: float) -> tuple[HeatGuard | None, Bucket | None]:
+    if goal.temp_c is None:
+        return None, None
+    heat = table.heat or UNKNOWN_HEAT
+    guard = HeatGuard(
+        goal.temp_c,
+        die_c_per_w=heat.die_mc_per_w / 1e3,
+        die_tau_s=heat.die_tau_ms / 1e3,
+        board_c_per_w=heat.board_mc_per_w / 1e3,
+        board_tau_s=heat.board_tau_ms / 1e3,
+        idle_w=idle_w,
+    )
+    return guard, Bucket(HEAT_AHEAD_J, now_s)
