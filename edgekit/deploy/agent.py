@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import traceback
 from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO
 
@@ -73,8 +74,9 @@ class Agent:
             reply = error.reply
         except OSError as error:
             reply = explain(error, self.store.root)
-        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
-            message = f"a request that the agent cannot use ({type(error).__name__}: {error})"
+        except Exception as error:  # a request of another form, or a fault of ours: what is there stays as it is
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            message = f"the agent failed ({type(error).__name__}: {error}; {place.filename}:{place.lineno})"
             reply = Refused("DeviceError", message, OUR_FAULT).reply
         has_failed = reply is not None and "error" in reply
         if has_failed:
@@ -212,7 +214,7 @@ class Agent:
         if service.kind != "none":  # without one, the golden check before was all there is to know
             try:
                 health = check_in_use(service, self.store.path("releases", name), self.store.root)
-            except Refused:
+            except Exception:  # whatever it was, it is no proof
                 self.store.lock()
                 self.trials.give_up()
                 raise
