@@ -101,6 +101,8 @@ class Agent:
             message = "nothing is installed there, so there is no previous release either"
             raise Refused("NotInstalled", message, "edgekit deploy BUNDLE DEVICE")
         if not self.store.is_locked:
+            if operation != "rollback":
+                self.store.check_folders()
             self.store.lock()
             if operation not in ("adopt", "remove"):  # which need no sound journal
                 self.trials.recover()
@@ -255,6 +257,7 @@ class Agent:
         """After a failed request: nothing half-made stays, and nothing that no release needs."""
         with contextlib.suppress(OSError, Refused):  # the first error is the one to report
             if self.store.is_locked:
+                self.store.check_folders()
                 self.store.collect_garbage(self.trials.kept())
 
 
