@@ -423,7 +423,7 @@ class Program:
 class Healthy:
     """Any command: it answers what a healthy runner answers. Commands are not what this model is about."""
 
-    returncode = 0
+    pid, returncode = 0, 0  # of no process that there can be
 
     def __init__(self, *_: Any, **__: Any) -> None:
         self.stderr = b""
