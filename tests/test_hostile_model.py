@@ -42,6 +42,17 @@ def test_a_tensors_name_that_is_no_text_is_a_damaged_model(tmp_path: Path) -> No
     assert "cannot load" in str(caught.value)
 
 
+def test_a_name_inside_that_is_no_text_costs_the_model_nothing(tmp_path: Path) -> None:
+    from edgekit.runner.check import check_release
+
+    x, mid, y = T("in", (1, 4), "int8", 0.5), T("good name", (4,), "int8", 0.5), T("out", (1, 4), "int8", 0.5)
+    model = build([("RESHAPE", [x], [mid]), ("RESHAPE", [mid], [y])], inputs=[x], outputs=[y])
+    good = make_bundle(tmp_path / "good", model, raw=np.ones((2, 4), np.float32))
+    odd = mutant_bundle(good, model.replace(b"good name", b"\xf8\xff names!"), tmp_path / "odd")
+
+    assert len(check_release(odd.folder)) == 1
+
+
 def test_a_few_damaged_models_are_refused_in_words(tmp_path: Path, tiny_bundle: Bundle) -> None:
     assert check(tiny_bundle, 24, tmp_path)["refused"] > 12
 
