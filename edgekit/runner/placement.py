@@ -73,7 +73,7 @@ def count_shares(interpreter: Any, before: int | None) -> Shares | None:
     """
     try:
         nodes = interpreter._get_ops_details()
-    except AttributeError:
+    except (AttributeError, ValueError):  # of the second kind: a tensor's name that is no text
         return None
     plain = [node for node in nodes if node["op_name"] != "DELEGATE"]
     makers = {int(tensor): node for node in plain for tensor in node["outputs"]}
@@ -98,7 +98,7 @@ def node_count(interpreter: Any) -> int:
     """All nodes, those of delegates among them; 0 where the runtime does not tell."""
     try:
         return len(interpreter._get_ops_details())
-    except AttributeError:
+    except (AttributeError, ValueError):
         return 0
 
 
