@@ -39,6 +39,7 @@ REFRESH = 20  # answers after which the candidates are chosen anew
 METER_S = 1.0  # the meter is believed over at least so long
 UNKNOWN_HEAT = Heat(1500, 4000, 9000, 200_000, "estimated")  # a bare board the size of a card, with some reserve
 HEAT_AHEAD_J = 1.0  # may be spent before its heat has to be gone
+MOST_MARGIN = 2.0  # times the latency, whatever the margin says: with such noise nothing is safe
 FREE = 1e6  # J per point: accuracy at any price
 DEPTH = 0.02  # of a window's energy may be taken at once
 BUCKET_S = 0.5  # within which a bucket is brought back to half full
@@ -132,7 +133,7 @@ class Policy:
                 continue
             score = energy - price * accuracy
             expected = latency * slow
-            if expected * (1 + z * spread) > room:
+            if expected * (1 + min(z * spread, MOST_MARGIN)) > room:
                 continue
             if expected <= wanted:
                 if score < best_score:
