@@ -188,8 +188,8 @@ class Answers:
                 raise InputError("the board was unplugged", hint="plug it in")
         provenance = "measured" if self.power_uw else "absent"
         power = self.power_uw and self.power_uw + (500_000 * (threads or 0))
-        return {"latency_us": 1000 * (threads or 0), "spread_ppm": 10, "runs": 5, "power_uw": power, "meter": "m" if power else "",
-                "provenance": provenance, "celsius_mc": 40_000}  # fmt: skip
+        return {"latency_us": 1000 * (threads or 0), "spread_ppm": 10, "runs": 5, "power_uw": power,
+                "meter": "m" if power else "", "provenance": provenance, "celsius_mc": 40_000}  # fmt: skip
 
 
 def manifest_of(tmp_path):

@@ -39,6 +39,7 @@ REFRESH = 20  # answers after which the candidates are chosen anew
 METER_S = 1.0  # the meter is believed over at least so long
 UNKNOWN_HEAT = Heat(1500, 4000, 9000, 200_000, "estimated")  # a bare board the size of a card, with some reserve
 HEAT_AHEAD_J = 1.0  # may be spent before its heat has to be gone
+RESERVE = 1.5  # of the cheapest answer stays in a bucket, so that the next one is not left out
 MOST_MARGIN = 2.0  # times the latency, whatever the margin says: with such noise nothing is safe
 FREE = 1e6  # J per point: accuracy at any price
 DEPTH = 0.02  # of a window's energy may be taken at once
@@ -123,7 +124,7 @@ class Policy:
         wanted = pace(now_s, deadlines, rate_hz=self._arrivals.rate_now(now_s), deadline_s=self.goal.deadline_s)
         best = late = -1
         best_score = late_score = math.inf
-        reserve = self._least * slow
+        reserve = RESERVE * self._least * slow
         spendable -= reserve
         z = self.margin.z
         for latency, spread, energy, accuracy, index in self._candidates:
