@@ -18,8 +18,10 @@
     │   ├── DeviceFull           not enough space
     │   ├── DeviceBusy           another deployment holds the lock
     │   ├── DeviceDamaged        what it stores is not what was sent
+    │   ├── DelegateUnavailable  no unit that may run the model can
     │   └── NotInstalled         there is no release to show, run or go back to
-    ├── ReleaseUnhealthy      5  installed, checked, found wrong, not switched to
+    ├── ReleaseUnhealthy      5  installed, checked, found wrong, not kept in use
+    │   ├── TrialOver            it was in use on trial, was not confirmed in time, and is not in use any more
     │   └── GoldenMismatch       its answers are not the golden answers
     └── ConversionError       6  the model could not be converted to what was asked for
         └── QualityLost          it could, but int8 is worse than float by more than was allowed
@@ -114,14 +116,22 @@ class DeviceDamaged(DeviceError):
     """What the device stores is not what was sent."""
 
 
+class DelegateUnavailable(DeviceError):
+    """No unit that may run the model can."""
+
+
 class NotInstalled(DeviceError):
     """There is no release to show, run or go back to."""
 
 
 class ReleaseUnhealthy(EdgekitError):
-    """The release was installed, checked, found wrong, and not switched to."""
+    """The release was installed, checked, found wrong, and not kept in use."""
 
     exit_code = 5
+
+
+class TrialOver(ReleaseUnhealthy):
+    """It was in use on trial, was not confirmed in time, and is not in use any more."""
 
 
 class GoldenMismatch(ReleaseUnhealthy):
@@ -136,3 +146,15 @@ class ConversionError(EdgekitError):
 
 class QualityLost(ConversionError):
     """int8 is worse than the float model by more than was allowed; nothing was written."""
+
+
+def first_line(error: BaseException | None, most: int = 200) -> str:
+    """What an exception of somebody's library says, for the middle of a message: libraries print pages."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__)[:most]
+
+
+def summary(error: BaseException | None) -> str:
+    """`ValueError: what it says`, in one line: the one that has the error in it, where a compiler prints many."""
+    lines = [line.strip() for line in str(error).splitlines() if "error:" in line]
+    return f"{type(error).__name__}: {lines[0][:300] if lines else first_line(error, 300)}"

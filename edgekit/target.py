@@ -11,15 +11,17 @@ from __future__ import annotations
 
 import difflib
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from edgekit.delegates import NAMES, misfit
 from edgekit.errors import InputError, UnknownTarget
+from edgekit.manifest import Delegate as Configured
 from edgekit.toml import read_toml
 
 ARCHES = ("aarch64", "armv7l", "x86_64")
-DELEGATES = ("cpu",)  # what the runner can really run today
 
 _REQUIRED = {"description", "arch", "cpu", "features", "threads", "systems", "delegate", "source"}
 _OPTIONAL = {"cores", "cpu_mhz_max", "memory_mb", "throttle_at_mc", "idle_mw", "busy_mw"}
@@ -37,9 +39,10 @@ class System:
 
 @dataclass(frozen=True)
 class Delegate:
-    """What runs the model, in the order to try them."""
+    """What runs the model, in the order to try them; edgekit.delegates has the options."""
 
     name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -123,8 +126,13 @@ def _system(path: Path, index: int, fields: dict[str, Any]) -> System:
 
 def _delegate(path: Path, index: int, fields: dict[str, Any]) -> Delegate:
     key = f"delegate[{index}]"
-    _check_keys(path, f"{key}.", fields, {"name"}, set())
-    return Delegate(_one_of(path, f"{key}.name", fields["name"], DELEGATES))
+    _check_keys(path, f"{key}.", fields, {"name"}, {"options"})
+    name = _one_of(path, f"{key}.name", fields["name"], NAMES)
+    options = fields.get("options", {})
+    why = misfit(Configured(name, options)) if isinstance(options, dict) else "options are a table"
+    if why:
+        raise InputError(f"{path}: {key}: {why}")
+    return Delegate(name, options)
 
 
 def _threads(path: Path, fields: dict[str, Any]) -> int:

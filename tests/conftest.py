@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from farm import _farm, _machine, farm, machine  # noqa: F401 - fixtures
 
 if TYPE_CHECKING:
     from sshd import Sshd

@@ -46,6 +46,16 @@ def world(root: Path) -> dict[str, str]:
     return found
 
 
+def recorded(root: Path) -> dict[str, Any]:
+    """A device's journal."""
+    return dict(json.loads((root / "journal.json").read_text()))
+
+
+def previous(root: Path) -> Path:
+    """The release before the one that is good."""
+    return root / "releases" / str(recorded(root)["prev"])
+
+
 @contextmanager
 def refused(kind: type[EdgekitError], exit_code: int) -> Iterator[pytest.ExceptionInfo[EdgekitError]]:
     """An error of that very kind: one line what is wrong, one line what to do."""
@@ -118,6 +128,9 @@ class Here:
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(os, "sync", lambda: None)  # all disks of this machine: seconds, on a busy one
                 patch.setattr(os, "fsync", lambda _: None)
+                patch.setattr(
+                    "edgekit.deploy.service.start_process", lambda *_: None
+                )  # a process; real sessions have it
                 serve(str(self.root), receive, replies.append, io.BytesIO(stream))
         except SystemExit:
             pass
@@ -135,7 +148,7 @@ def send(session: Session | Here, *parcels: Parcel) -> list[str]:
     """Sends what is missing, and returns what that was."""
     sizes = {sha256: size for one in parcels for sha256, size in one.sizes.items()}
     contents = {sha256: content for one in parcels for sha256, content in one.blobs.items()}
-    missing = session.request("plan", files=sizes)["missing"]
+    missing = session.request("plan", files=sizes, volatile=True)["missing"]
     for sha256 in missing:
         session.put(sha256, contents[sha256], answer=True)
     return list(missing)
@@ -145,7 +158,15 @@ def install(session: Session | Here, one: Parcel) -> Mapping[str, Any]:
     """All the steps of a deployment."""
     send(session, one)
     session.request(one.kind, id=one.id, text=one.text)
-    return session.request("switch", id=one.id) if one.kind == "release" else {}
+    if one.kind != "release":
+        return {}
+    begin(session, one)
+    return session.request("confirm", id=one.id)
+
+
+def begin(session: Session | Here, one: Parcel, *, window_s: float = 60, confirm: str = "workstation") -> None:
+    """The release is in use, on trial."""
+    session.request("trial", id=one.id, window_s=window_s, confirm=confirm, service="none")
 
 
 # -- a runtime that needs no building

@@ -56,7 +56,9 @@ def build(operators, *, inputs, outputs, names=None, version=1):
     codes, made_operators = [], []
     for name, into, out, *settings in operators:
         code = tfl.OperatorCodeT()
-        code.builtinCode = getattr(tfl.BuiltinOperator, name)
+        code.builtinCode = getattr(tfl.BuiltinOperator, name, tfl.BuiltinOperator.CUSTOM)
+        if code.builtinCode == tfl.BuiltinOperator.CUSTOM:
+            code.customCode = name
         code.deprecatedBuiltinCode, code.version = min(code.builtinCode, 127), version
         codes.append(code)
         operator = tfl.OperatorT()
@@ -105,7 +107,7 @@ def identity(dtype="int8", shape=(1, 4), scale=0.5, zero_point=-3):
     return build([("RESHAPE", [into], [out])], inputs=[into], outputs=[out])
 
 
-def classifier(shape=(1, 8, 8, 1), classes=10, dtype="int8", *, seed=0):
+def classifier(shape=(1, 8, 8, 1), classes=10, dtype="int8", *, seed=0, first="RESHAPE"):
     """A fully connected layer with random weights, int8 or float32; int8 takes 0..1 as the digits network does."""
     random = np.random.default_rng(seed)
     size = int(np.prod(shape))
@@ -120,7 +122,7 @@ def classifier(shape=(1, 8, 8, 1), classes=10, dtype="int8", *, seed=0):
         w = T("w", (classes, size), "int8", 1 / 127, 0, weights)
         b = T("b", (classes,), "int32", 1 / 255 / 127, 0, bias)
         out = T("out", (1, classes), "int8", 0.25, 0)
-    steps = [("RESHAPE", [into], [flat]), ("FULLY_CONNECTED", [flat, w, b], [out])]
+    steps = [(first, [into], [flat]), ("FULLY_CONNECTED", [flat, w, b], [out])]
     return build(steps, inputs=[into], outputs=[out], names={"image": "in", "digit": "out"})
 
 
@@ -144,11 +146,19 @@ def dequantize_operator(dtype="int8", scale=0.1, zero_point=3, size=256):
     return build([("DEQUANTIZE", [into], [out])], inputs=[into], outputs=[out])
 
 
-def make_bundle(path, model, *, raw, spec=None, labels=(), tolerance=0.0, threads=None, spoil=0):
+def compiled_classifier(shape=(1, 8, 8, 1), classes=10, *, seed=0):
+    """`classifier` as an Edge TPU compiler might leave it: its RESHAPE in a custom operator, which a fake delegate copies."""
+    return classifier(shape, classes, seed=seed, first="edgetpu-custom-op")
+
+
+def make_bundle(
+    path, model, *, raw, spec=None, labels=(), tolerance=0.0, threads=None, spoil=0, delegates=None, more=None
+):
     """A bundle of one variant in `path`: `raw` (n, ...), or input name -> (n, ...), become its golden inputs.
 
-    `spoil` is added to the golden outputs.
+    `spoil` is added to the golden outputs; `delegates` as the runner's --delegate takes them; `more`: other files in it.
     """
+    from edgekit.delegates import parse_delegate
     from edgekit.runner.interpreter import open_interpreter
     from edgekit.runner.model import Model, describe_variant
 
@@ -167,9 +177,8 @@ def make_bundle(path, model, *, raw, spec=None, labels=(), tolerance=0.0, thread
     golden = io.BytesIO()
     np.savez(golden, **arrays)
     options = {} if threads is None else {"threads": threads}
-    variant = type(variant)(
-        **{**vars(variant), "golden_tolerance": tolerance, "delegates": (Delegate("cpu", options),)}
-    )
+    listed = tuple(map(parse_delegate, delegates)) if delegates else (Delegate("cpu", options),)
+    variant = type(variant)(**{**vars(variant), "golden_tolerance": tolerance, "delegates": listed})
     manifest = Manifest(
         name="handmade",
         target=None,
@@ -185,7 +194,7 @@ def make_bundle(path, model, *, raw, spec=None, labels=(), tolerance=0.0, thread
         commits={},
         command=(),
     )
-    contents = {variant.file: model, "golden.npz": golden.getvalue()}
+    contents = {variant.file: model, "golden.npz": golden.getvalue(), **(more or {})}
     if labels:
         contents["labels.txt"] = ("\n".join(labels) + "\n").encode()
     return write_bundle(Path(path), manifest, contents)

@@ -94,6 +94,11 @@ class Sshd:
         with self.known_hosts.open("a") as stream:
             stream.write(f"[127.0.0.1]:{port} {self.host_key()}\n")
 
+    def trust_key(self, other: Sshd) -> None:
+        """This one's client knows another server's key."""
+        with self.known_hosts.open("a") as stream:
+            stream.write(f"[127.0.0.1]:{other.port} {other.host_key()}\n")
+
     def sessions(self) -> list[int]:
         """Process ids of the server's children: connections that are open."""
         pid = (self.folder / "sshd.pid").read_text().strip()
@@ -102,8 +107,11 @@ class Sshd:
 
 
 @contextmanager
-def running_sshd(folder: Path) -> Iterator[Sshd]:
-    """A server in `folder`, stopped in the end."""
+def running_sshd(folder: Path, *, authority: bool = False, more: str = "") -> Iterator[Sshd]:
+    """A server in `folder`, stopped in the end; `more` is lines for its configuration.
+
+    With `authority`, `folder/ca` has signed its host key, and it lets in whom that signs.
+    """
     folder.chmod(0o755)
     for name in ("host_key", "other_host_key", "id", "stranger"):
         _keygen(folder / name, "")
@@ -113,6 +121,12 @@ def running_sshd(folder: Path) -> Iterator[Sshd]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     server = Sshd(folder, port, getpass.getuser())
+    if authority:
+        _keygen(folder / "ca", "")
+        sign = ["ssh-keygen", "-q", "-s", str(folder / "ca"), "-I", "test"]
+        subprocess.run([*sign, "-h", "-n", "127.0.0.1", str(folder / "host_key.pub")], check=True)
+        subprocess.run([*sign, "-n", server.user, str(folder / "stranger.pub")], check=True)
+        more += f"HostCertificate {folder / 'host_key-cert.pub'}\nTrustedUserCAKeys {folder / 'ca.pub'}\n"
     (folder / "sshd_config").write_text(
         f"""\
 Port {port}
@@ -128,7 +142,7 @@ PermitRootLogin prohibit-password
 UseDNS no
 Subsystem sftp internal-sftp
 SetEnv XDG_STATE_HOME={folder / "state"} HOME={folder / "home"}
-"""
+{more}"""
     )
     (folder / "bin").mkdir()
     client = folder / "bin" / "ssh"

@@ -36,7 +36,7 @@ def model(tmp_path) -> Path:
 
 
 # how results are shown; and convert does not talk to devices: a program fetches samples with edgekit.deploy and gives them
-COMMAND_ONLY = {"json", "no_report", "from_device"}
+COMMAND_ONLY = {"json", "no_report", "from_device", "compiler"}  # compiler: edgekit.edgetpu.bundled, on the bundle
 
 
 def option_names():

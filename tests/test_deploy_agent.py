@@ -15,7 +15,21 @@ import zlib
 from pathlib import Path
 
 import pytest
-from devices import HEALTHY, PYTHON, Here, install, listing, parcel, refused, release, send, wait_until, world
+from devices import (
+    HEALTHY,
+    PYTHON,
+    Here,
+    install,
+    listing,
+    parcel,
+    previous,
+    recorded,
+    refused,
+    release,
+    send,
+    wait_until,
+    world,
+)
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -70,7 +84,7 @@ def test_releases_take_turns_and_share_what_they_have_in_common(device: Local) -
 
     assert sent == [hashlib.sha256(b"second").hexdigest()]
     assert os.path.realpath(device.root / "current") == str(device.root / "releases" / second.id)
-    assert os.path.realpath(device.root / "previous") == str(device.root / "releases" / first.id)
+    assert (recorded(device.root)["good"], recorded(device.root)["prev"]) == (second.id, first.id)
     assert (device.root / "current" / "common").read_bytes() == b"x" * 5000
 
 
@@ -91,8 +105,7 @@ def test_rollback_goes_back_and_forth(installed: Local) -> None:
         between = world(installed.root)
         session.request("rollback")
 
-    assert between["current"] == before["previous"]
-    assert between["previous"] == before["current"]
+    assert between["current"] != before["current"]
     assert world(installed.root) == before
 
 
@@ -115,7 +128,7 @@ def test_rollback_after_a_single_release_changes_nothing(device: Local) -> None:
 
 @pytest.mark.parametrize("kind", ["releases", "runtimes"])
 def test_rollback_to_something_damaged_is_refused(installed: Local, kind: str) -> None:
-    old = (installed.root / "previous").resolve()
+    old = previous(installed.root)
     flip_a_byte(old / "label" if kind == "releases" else old / "site" / "numpy" / "core.so")
     before = world(installed.root)
 
@@ -143,7 +156,7 @@ def test_remove_leaves_no_empty_folder_and_may_be_repeated(installed: Local) -> 
 def test_status_of_an_empty_device_makes_nothing_there(device: Local) -> None:
     found = Here(device.root).request("status")
 
-    assert found == {"releases": [], "used_bytes": 0}
+    assert (found["releases"], found["used_bytes"], found["trial"]) == ([], 0, None)
     assert not device.root.exists()
 
 
@@ -158,7 +171,7 @@ def flip_a_byte(path: Path) -> None:
     "name", ["current/label", "previous/label", "current/site/numpy/core.so", "current/release.json"]
 )
 def test_verify_finds_a_flipped_byte(installed: Local, name: str) -> None:
-    flip_a_byte(installed.root / name)
+    flip_a_byte(installed.root / name if "current" in name else previous(installed.root) / name.split("/")[1])
 
     damaged = Here(installed.root).request("verify")["damaged"]
 
@@ -168,11 +181,11 @@ def test_verify_finds_a_flipped_byte(installed: Local, name: str) -> None:
 
 def test_a_damaged_list_of_a_release_does_not_cost_it_its_runtime(installed: Local) -> None:
     flip_a_byte(installed.root / "current" / "release.json")
-    flip_a_byte(installed.root / "previous" / "release.json")
+    flip_a_byte(previous(installed.root) / "release.json")
 
     install(Here(installed.root), release("next"))
 
-    assert (installed.root / "previous" / "site" / "numpy" / "core.so").exists()
+    assert (previous(installed.root) / "site" / "numpy" / "core.so").exists()
 
 
 def test_modes_do_not_depend_on_the_umask_of_whoever_logs_in(device: Local) -> None:
@@ -269,12 +282,12 @@ def test_an_id_that_is_not_one_is_refused(installed: Local) -> None:
     good = release("good")
 
     for bad in ("../../x", "x", "", "ABCDEF0123456789", "0123456789abcdef\n", "é" * 16, 7, None, ["a"]):
-        for operation in ("switch", "release", "runtime"):
+        for operation in ("trial", "confirm", "release", "runtime"):
             with refused(DeviceError, 4):
                 Here(installed.root).request(operation, id=bad, text=good.text)
         for operation in ("plan", "missing"):
             with refused(DeviceError, 4):
-                Here(installed.root).request(operation, files={str(bad): 1})
+                Here(installed.root).request(operation, files={str(bad): 1}, volatile=True)
         assert world(installed.root) == before, bad
 
 
@@ -384,7 +397,7 @@ def test_a_root_that_is_a_link_is_refused(device: Local, tmp_path: Path, operati
     device.root.symlink_to(tmp_path / "elsewhere")
 
     with refused(DeviceRefused, 4), open_session(device) as session:
-        session.request(operation, files={})
+        session.request(operation, files={}, volatile=True)
 
     assert os.listdir(tmp_path / "elsewhere") == []
 
@@ -395,7 +408,7 @@ def test_a_root_that_others_can_write_is_refused(device: Local, mode: int) -> No
     device.root.chmod(mode)
 
     with refused(DeviceRefused, 4), open_session(device) as session:
-        session.request("plan", files={})
+        session.request("plan", files={}, volatile=True)
 
     assert os.listdir(device.root) == []
 
@@ -406,7 +419,7 @@ def test_a_root_of_somebody_else_is_refused(device: Local) -> None:
     os.chown(device.root, 12345, 12345)
 
     with refused(DeviceRefused, 4) as caught, open_session(device) as session:
-        session.request("plan", files={})
+        session.request("plan", files={}, volatile=True)
 
     assert "12345" in str(caught.value)
 
@@ -418,18 +431,18 @@ def test_a_folder_that_holds_something_else_is_not_touched(device: Local, operat
     before = world(device.root)
 
     with refused(DeviceRefused, 4):
-        Here(device.root).request(operation, files={})
+        Here(device.root).request(operation, files={}, volatile=True)
 
     assert world(device.root) == before
 
 
 def test_a_folder_of_another_version_is_not_touched(installed: Local) -> None:
-    (installed.root / "layout").write_text("edgekit 2\n")
+    (installed.root / "layout").write_text("edgekit 3\n")
     before = world(installed.root)
 
     for operation in ("plan", "remove", "rollback"):
         with refused(DeviceError, 4):
-            Here(installed.root).request(operation, files={})
+            Here(installed.root).request(operation, files={}, volatile=True)
 
     assert world(installed.root) == before
 
@@ -438,7 +451,7 @@ def test_a_root_that_is_a_file_is_refused(device: Local) -> None:
     device.root.write_text("a file")
 
     with refused(DeviceRefused, 4), open_session(device) as session:
-        session.request("plan", files={})
+        session.request("plan", files={}, volatile=True)
 
     assert device.root.read_text() == "a file"
 
@@ -449,11 +462,11 @@ def test_a_root_that_is_a_file_is_refused(device: Local) -> None:
 def test_a_second_deployment_is_told_to_wait(installed: Local, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "PATIENCE_S", 0.1)
     with open_session(installed) as first:
-        first.request("plan", files={})
+        first.request("plan", files={}, volatile=True)
         before = world(installed.root)
 
         with refused(DeviceBusy, 4) as caught:
-            Here(installed.root).request("plan", files={})
+            Here(installed.root).request("plan", files={}, volatile=True)
 
         assert "process" in str(caught.value)
         assert world(installed.root) == before
@@ -463,7 +476,7 @@ def test_a_second_deployment_is_told_to_wait(installed: Local, monkeypatch: pyte
 @pytest.mark.slow
 def test_status_does_not_wait_for_a_deployment(installed: Local) -> None:
     with open_session(installed) as first:
-        first.request("plan", files={})
+        first.request("plan", files={}, volatile=True)
 
         with open_session(installed) as second:
             assert len(second.request("status")["releases"]) == 2
@@ -471,11 +484,10 @@ def test_status_does_not_wait_for_a_deployment(installed: Local) -> None:
 
 def test_what_an_earlier_death_left_behind_is_swept(installed: Local) -> None:
     before = world(installed.root)
-    (installed.root / "incoming" / NAME).write_bytes(b"half")
     (installed.root / "releases" / ".tmp-0123456789abcdef").mkdir()
     (installed.root / ".tmp-current").symlink_to("releases/nowhere")
 
-    Here(installed.root).request("plan", files={})
+    Here(installed.root).request("plan", files={}, volatile=True)
 
     assert world(installed.root) == before
 
@@ -485,31 +497,41 @@ def test_a_death_between_the_two_renames_of_a_repair_is_healed(installed: Local)
     current = (installed.root / "current").resolve()
     current.rename(current.with_name(f".tmp-{current.name}-old"))
 
-    Here(installed.root).request("plan", files={})
+    Here(installed.root).request("plan", files={}, volatile=True)
 
     assert world(installed.root) == before
 
 
-def test_a_workstation_that_goes_in_the_middle_of_a_blob_leaves_no_part_of_it(installed: Local) -> None:
-    before = world(installed.root)
-
+def test_a_workstation_that_goes_in_the_middle_of_a_blob_need_not_send_its_beginning_again(installed: Local) -> None:
     with open_session(installed) as session:
         session._send_request("put", sha256=NAME, size=12, stored=12, packed=False, answer=True)
         session._write(b"as an")
 
-    assert world(installed.root) == before
     with open_session(installed) as session:
-        session.request("plan", files={})
+        assert session.request("plan", files={NAME: 12}, volatile=True)["missing"] == {NAME: 5}
+        assert session.put(NAME, b"as announced", answer=True, offset=5) == []
+        assert session.request("missing", files={NAME: 12}, volatile=True)["missing"] == {}
+
+
+def test_a_beginning_that_is_not_the_blobs_is_asked_for_again_from_zero(installed: Local) -> None:
+    (installed.root / "incoming" / NAME).write_bytes(b"\0\0\0\0\0")  # as a power cut leaves it
+
+    with open_session(installed) as session:
+        assert session.request("plan", files={NAME: 12}, volatile=True)["missing"] == {NAME: 5}
+        assert session.put(NAME, b"as announced", answer=True, offset=5) == [NAME]
+        assert session.put(NAME, b"as announced", answer=True) == []
+
+    assert (installed.root / "blobs" / NAME).read_bytes() == b"as announced"
 
 
 @pytest.mark.slow
 def test_a_workstation_that_goes_in_the_middle_of_a_frame_leaves_a_free_lock(installed: Local) -> None:
     with open_session(installed) as session:
-        session.request("plan", files={})
+        session.request("plan", files={}, volatile=True)
         session._write(b"\0\0\1\0{")
 
     with open_session(installed) as session:
-        session.request("plan", files={})
+        session.request("plan", files={}, volatile=True)
 
 
 @pytest.mark.slow
@@ -525,7 +547,7 @@ def test_a_workstation_that_goes_during_the_check_takes_the_runner_with_it(devic
     pid = int((tmp_path / "pid").read_text())
     wait_until(lambda: not os.path.isdir(f"/proc/{pid}"))
     with open_session(device) as session:
-        session.request("plan", files={})
+        session.request("plan", files={}, volatile=True)
 
 
 def test_an_agent_that_is_killed_is_an_error_and_a_new_attempt_works(installed: Local, tmp_path: Path) -> None:
@@ -537,8 +559,8 @@ def test_an_agent_that_is_killed_is_an_error_and_a_new_attempt_works(installed: 
 
     assert "killed" in str(caught.value)
     with open_session(installed) as session:
-        session.request("plan", files={})
-        session.request("switch", id=os.path.basename(os.readlink(installed.root / "current")))
+        session.request("plan", files={}, volatile=True)
+        session.request("confirm", id=recorded(installed.root)["good"])
     assert world(installed.root) == before
 
 
@@ -625,7 +647,7 @@ def test_a_device_that_hangs_later_is_given_up(
     monkeypatch.setattr(transport, "ENDING_S", 0.05)
 
     with refused(DeviceUnreachable, 4), open_session(installed) as session:
-        session.request("plan", files={})
+        session.request("plan", files={}, volatile=True)
         os.kill(session._channel._process.pid, 19)  # SIGSTOP
         if is_sending:
             session.put(NAME, os.urandom(1 << 20), answer=True)
@@ -709,7 +731,7 @@ def test_a_folder_that_the_login_user_cannot_write_is_named(tmp_path: Path) -> N
     tmp_path.chmod(0o755)
 
     with refused(DeviceRefused, 4), open_session(Local(Path("/usr/edgekit-device")), python=nobody) as session:
-        session.request("plan", files={})
+        session.request("plan", files={}, volatile=True)
     assert not Path("/usr/edgekit-device").exists()
 
 

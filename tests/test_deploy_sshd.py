@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from devices import PYTHON, install, keep_small_runtime, link_to, refused, release, wait_until, world
+from devices import PYTHON, install, keep_small_runtime, link_to, recorded, refused, release, wait_until, world
 from sshd import Sshd
 
 from edgekit.bundle import Bundle
@@ -89,13 +89,13 @@ def test_deploying_again_is_one_connection_and_under_ten_thousand_bytes(sshd: Ss
     assert world(sshd.root) == before
 
 
-def test_a_first_deployment_is_one_connection_too(sshd: Sshd, tiny_bundle: Bundle) -> None:
+def test_a_first_deployment_is_one_connection_and_one_to_confirm_it(sshd: Sshd, tiny_bundle: Bundle) -> None:
     with link_to(sshd.port) as link:
         sshd.trust(link.port)
         sshd.write_client_config(port=link.port)
         assert deploy(tiny_bundle, BOARD, python=PYTHON).changed
 
-    assert link.connections == 1
+    assert link.connections == 2
 
 
 def test_a_shell_that_greets_on_both_outputs_is_heard_out(sshd: Sshd, tiny_bundle: Bundle) -> None:
@@ -393,7 +393,7 @@ def test_a_runner_that_kills_the_agent_is_an_error(sshd: Sshd) -> None:
 
     assert "killed" in str(caught.value)
     with open_session(BOARD, python=PYTHON) as session:
-        session.request("switch", id=os.path.basename(os.readlink(sshd.root / "current")))
+        session.request("confirm", id=recorded(sshd.root)["good"])
     assert world(sshd.root) == before
 
 
@@ -436,7 +436,7 @@ def test_a_device_that_falls_silent_is_given_up(sshd: Sshd, monkeypatch: pytest.
         sshd.trust(link.port)
         sshd.write_client_config(port=link.port)
         with refused(DeviceUnreachable, 4), open_session(BOARD, python=PYTHON) as session:
-            session.request("plan", files={})
+            session.request("plan", files={}, volatile=True)
             link.freeze()
             if is_sending:
                 for _ in range(40):  # more than all windows and buffers hold
@@ -446,7 +446,7 @@ def test_a_device_that_falls_silent_is_given_up(sshd: Sshd, monkeypatch: pytest.
 
     sshd.write_client_config()
     with open_session(BOARD, python=PYTHON) as session:
-        session.request("plan", files={})
+        session.request("plan", files={}, volatile=True)
 
 
 def test_a_server_that_accepts_and_says_nothing_is_given_up(sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -164,3 +164,19 @@ def test_a_pipe_or_a_dangling_link_in_a_saved_model_is_refused(tmp_path):
 
     with pytest.raises(NotAModel, match=r"variables/variables\.index in it is not a file"):
         check_folder(tmp_path)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_damage_in_compressed_data_is_told_whatever_compressed_it(tmp_path, method):
+    path = tmp_path / "net.keras"
+    with zipfile.ZipFile(path, "w", method) as file:
+        file.writestr("config.json", json.dumps({"class_name": "Functional", "config": {"layers": ["x"] * 50}}))
+    whole = path.read_bytes()
+    told = set()
+    for place in range(30 + len("config.json"), whole.index(b"PK\x01\x02")):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x5A]) + whole[place + 1 :])
+        with contextlib.suppress(NotAModel):
+            read_configuration(path)
+            continue
+        told.add(place)
+    assert told

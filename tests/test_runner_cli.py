@@ -82,7 +82,8 @@ def test_infer_json_has_the_classes_with_labels_and_scores(run, digits, tmp_path
     answer = load(digits)(DIGITS)
     found = json.loads(run("infer", digits, save(tmp_path / "x.npy", DIGITS), "--json", "--top", 10)[1])
 
-    assert found.keys() == {"variant", "answers"}
+    assert found.keys() == {"variant", "placement", "answers"}
+    assert (found["placement"]["unit"], found["placement"]["requested"]) == ("cpu", "cpu")
     assert found["variant"] == "int8"
     assert [row["index"] for row in found["answers"]] == [0, 1, 2, 3]
     for row, scores in zip(found["answers"], answer, strict=True):
@@ -310,8 +311,12 @@ def test_check_tells_how_the_golden_answers_agree(run, digits):
     found = json.loads(run("check", digits, "--json")[1])
 
     assert (code, err) == (0, "")
-    assert out == "int8: 4 of 4 golden answers equal to the bit, largest difference 0 (allowed 0)\n"
+    assert out == (
+        "int8: 4 of 4 golden answers equal to the bit, largest difference 0 (allowed 0)\n"
+        "int8: cpu: 2 of 2 operators on XNNPACK\n"
+    )
     assert found["runtime"].startswith("ai-edge-litert ")
+    assert [row.pop("placement")["on_unit"] for row in found["variants"]] == [2]
     assert found["variants"] == [
         {"variant": "int8", "count": 4, "bit_equal": 4, "same_class": 4, "largest_difference": 0, "tolerance": 0}
     ]
@@ -331,7 +336,8 @@ def test_check_allows_what_the_bundle_allows_and_says_so(run, tmp_path):
 
     assert run("check", made.path)[:2] == (
         0,
-        "int8: 0 of 2 golden answers equal to the bit, largest difference 3 (allowed 3)\n",
+        "int8: 0 of 2 golden answers equal to the bit, largest difference 3 (allowed 3)\n"
+        "int8: cpu: 1 of 1 operators on XNNPACK\n",
     )
 
 

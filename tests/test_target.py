@@ -46,7 +46,8 @@ def test_every_target_loads_under_its_own_name_and_runs_on_the_cpu(name: str) ->
     target = load_target(name)
 
     assert target.name == name
-    assert target.delegates == (Delegate("cpu"),)
+    assert target.delegates[-1] == Delegate("cpu")
+    assert [d.name for d in target.delegates[:-1]] == ["edgetpu"] * name.startswith("coral-")
 
 
 @pytest.mark.parametrize("name", target_names())
@@ -74,6 +75,9 @@ def test_the_boards_of_the_first_release_are_there() -> None:
 
     assert names == [
         "coral-dev-board",
+        "coral-usb-rpi4",
+        "coral-usb-rpi5",
+        "coral-x86-64",
         "generic-aarch64",
         "jetson-nano",
         "jetson-orin-nano",
@@ -129,7 +133,8 @@ def test_what_is_not_known_is_none(tmp_path: Path) -> None:
         ('"3.11"', '"3.11.2"', "systems[0].python"),
         ('os = "Debian 12"\n', "", "systems[0].os"),
         ('glibc = "2.36"', 'glibc = "2.36"\nlibc = "x"', "systems[0].libc"),
-        ('name = "cpu"', 'name = "gpu"', "delegate[0].name"),
+        ('name = "cpu"', 'name = "tpu"', "delegate[0].name"),
+        ('name = "cpu"', 'name = "gpu"\noptions = { precision = "f64" }', "delegate[0]: precision cannot be"),
         ('name = "cpu"', 'name = "cpu"\nthreads = 4', "delegate[0].threads"),
         ('[[delegate]]\nname = "cpu"', "", "delegate"),
         ('[[delegate]]\nname = "cpu"', "[delegate]", "delegate"),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from edgekit.cli.compile_edgetpu import COMPILER, finish
 from edgekit.cli.inspect import show_qualities
 from edgekit.cli.lint import show_findings
 from edgekit.cli.samples import samples_of
@@ -99,6 +101,14 @@ def samples_used(text: str) -> int | None:
     default="mixed",
     help="If the gate refuses int8: none gives up, int8 repairs it, mixed (default) may leave operators in float.",
 )
+@click.option(
+    "--delegate",
+    "delegates",
+    multiple=True,
+    metavar="NAME[:KEY=VALUE,...]",
+    help="What may run it, in order: cpu, gpu, edgetpu, external:path=LIBRARY; default: the target's (docs/delegates.md).",
+)
+@COMPILER
 @click.option("--name", help="The bundle's name; default: the model file's.")
 @click.option("--metric", metavar="NAME|FILE.py:FUNCTION", help=METRIC)
 @click.option(
@@ -143,6 +153,7 @@ def convert_command(
     no_report: bool,
     samples: Path | None,
     from_device: str | None,
+    compiler: str | None,
     **options: object,
 ) -> None:
     """Make a bundle of MODEL: full int8, checked, measured.
@@ -158,6 +169,8 @@ def convert_command(
     with showing_progress(as_json) as progress, samples_of(from_device, samples, progress) as given:
         options |= {"samples": given, "report": page, "command": command_of(typed), "progress": progress}
         result = convert(**options)  # type: ignore[arg-type]
+    bundle = finish(result.bundle, options["target"], options["delegates"], compiler, quiet=as_json)  # type: ignore[arg-type]
+    result = dataclasses.replace(result, bundle=bundle, variants=bundle.manifest.variants)
     for warning in result.warnings:
         click.secho(f"warning: {warning}", err=True, fg="yellow")
     if as_json:

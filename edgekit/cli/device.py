@@ -1,8 +1,11 @@
-"""`edgekit deploy`, `status`, `rollback` and `remove`."""
+"""`edgekit deploy`, `status`, `rollback`, `adopt` and `remove`."""
 
 from __future__ import annotations
 
+import functools
+import json
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,7 @@ from typing import Any
 import click
 
 from edgekit.cli.show import ProgressLine, json_option, show_facts, show_json, show_table, showing_progress, size_text
+from edgekit.deploy.address import Transport, parse_address
 
 DEVICE_HELP = """\b
 DEVICE is local:DIR (this machine), an alias of ~/.ssh/config, or
@@ -22,8 +26,20 @@ DEVICE = click.argument("device", metavar="DEVICE")
 
 def device_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """What every command that talks to a device takes, behind its own options."""
+
+    @functools.wraps(function)
+    def addressed(*, device: str, transport: Transport, **options: Any) -> Any:
+        return function(device=parse_address(device, transport), **options)
+
     python = click.option("--python", default="python3", show_default=True, help="Its Python, 3.9 or newer.")
-    return python(json_option(function))
+    way = click.option(
+        "--transport",
+        type=click.Choice(["auto", "paramiko", "openssh"]),
+        default="auto",
+        show_default=True,
+        help="How to reach it; auto takes ssh itself for what paramiko cannot do.",
+    )
+    return python(way(json_option(addressed)))
 
 
 @click.command(
@@ -34,16 +50,45 @@ def device_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.argument("bundle", type=click.Path(path_type=Path))
 @DEVICE
 @click.option("--with-pillow", is_flag=True, help="Also put Pillow there, to infer from picture files.")
-@click.option("--dry-run", is_flag=True, help="Say what would be sent; change nothing.")
+@click.option("--dry-run", is_flag=True, help="Show the plan as it would be run; change nothing.")
 @click.option("--verify", is_flag=True, help="Hash everything on the device first; send again what is damaged.")
+@click.option(
+    "--window", type=click.FloatRange(5, 86400), default=120.0, show_default=True, metavar="S", help="Seconds of trial."
+)
+@click.option(
+    "--confirm",
+    type=click.Choice(["workstation", "device"]),
+    default="workstation",
+    show_default=True,
+    help="Who ends the trial: we, over a new connection, or the device at the end of the window (for flaky links).",
+)
+@click.option(
+    "--service",
+    type=click.Choice(["auto", "system", "user", "none"]),
+    default="auto",
+    show_default=True,
+    help="What keeps it running: the system's systemd, the user's, or nothing.",
+)
+@click.option("--allow-volatile", is_flag=True, help="Deploy to a file system that may forget at a reboot.")
 @device_options
 def deploy_command(
-    bundle: Path, device: str, python: str, with_pillow: bool, dry_run: bool, verify: bool, as_json: bool
+    bundle: Path,
+    device: str,
+    python: str,
+    with_pillow: bool,
+    dry_run: bool,
+    verify: bool,
+    window: float,
+    confirm: str,
+    service: str,
+    allow_volatile: bool,
+    as_json: bool,
 ) -> None:
-    """Put BUNDLE on DEVICE, let it answer its golden vectors there, then switch to it.
+    """Put BUNDLE on DEVICE, let it answer its golden vectors there, switch to it on trial, confirm it.
 
-    The device needs sshd and python3, nothing else: the interpreter for its Python is built here and sent once. If
-    anything goes wrong before the switch, what runs there has not changed.
+    The device needs sshd and python3, nothing else: the interpreter for its Python is built here and sent once. Unless
+    the trial is confirmed in time, the device goes back to the release before by itself: after a lost connection, a
+    crash here, a power cut there. With --json, progress is one JSON object a line on stderr.
     """
     from edgekit.bundle import read_bundle
     from edgekit.deploy.address import parse_address
@@ -57,8 +102,12 @@ def deploy_command(
             with_pillow=with_pillow,
             dry_run=dry_run,
             verify=verify,
+            window_s=window,
+            confirm=confirm,
+            service=service,
+            volatile=allow_volatile,
             ask=lambda *key: ask_beside(progress, *key),
-            progress=lambda stage, sent, total: progress(STAGES[stage], sent, total),
+            progress=show_events() if as_json else lambda stage, *sent: progress(STAGES[stage], *sent),
         )
     if as_json:
         show_json(done)
@@ -68,13 +117,15 @@ def deploy_command(
         click.echo(f"{done.device}: release {done.release} is current already, nothing was sent")
         return
     facts: list[tuple[str, object]] = [("device", f"{done.device} ({done.system})")]
+    facts += [("warning", done.warning)] if done.warning else []
     if dry_run:
-        facts += [("would send", sent), ("would install", f"release {done.release} in {done.root}")]
-        facts += [("then", "check golden vectors there, switch if they agree")]
-        show_facts([*facts, ("current now", done.previous)])
+        facts += [("root", done.root), *((f"would {step.stage}", step.what) for step in done.steps)]
+        show_facts([*facts, ("in use now", done.previous)])
         return
     facts += [("sent", sent), ("release", f"{done.root}/releases/{done.release}")]
     facts += [("runtime", " ".join(done.requirements)), ("previous", done.previous), *_agreements(done.check)]
+    facts += [("service", SERVICES.get(done.service or "", done.service))]
+    facts += [("confirmed by", f"the {done.confirmed_by}")]
     show_facts(facts)
 
 
@@ -100,6 +151,11 @@ def status_command(device: str, python: str, verify: bool, as_json: bool) -> int
             ("space", f"{size_text(found['used_bytes'])} used in {found['root']}, {free} free"),
         ]
     )
+    if found["trial"] is not None:
+        trial = found["trial"]
+        click.echo(f"on trial: {trial['release']}, decided by the {trial['confirm']} within {trial['left_s']:.0f} s")
+    if found["failed"]:
+        click.echo(f"did not pass their trial: {', '.join(found['failed'])}")
     rows = [(r["role"], r["name"], r["id"], (r["bundle"] or "")[:16], r["edgekit"]) for r in found["releases"]]
     if rows:
         show_table(("", "name", "release", "bundle", "edgekit"), rows)
@@ -124,7 +180,29 @@ def rollback_command(device: str, python: str, as_json: bool) -> None:
     if as_json:
         show_json(found)
     else:
-        click.echo(f"{found['device']}: {found['current']} is current again, {found['previous']} is kept")
+        now = f"{found['current']} is current again" if found["current"] else "nothing is in use any more"
+        click.echo(f"{found['device']}: {now}, instead of {found['left']}")
+
+
+@click.command("adopt", epilog=DEVICE_HELP + "\n\b\nExample:\n  edgekit adopt pi@raspberrypi.local")
+@DEVICE
+@device_options
+def adopt_command(device: str, python: str, as_json: bool) -> None:
+    """Take over what an older edgekit deployed to DEVICE, or a folder there that lost its journal.
+
+    Every file in use is hashed first. A deployment does the same by itself, except for a lost journal: which release is
+    to be trusted then is for a person to say.
+    """
+    from edgekit.deploy.address import parse_address
+    from edgekit.deploy.install import adopt
+
+    found = adopt(parse_address(device), python=python, ask=ask_host_key)
+    if as_json:
+        show_json(found)
+    else:
+        click.echo(
+            f"{found['device']}: {found['current'] or 'nothing'} is good, {found['previous'] or 'nothing'} before it"
+        )
 
 
 @click.command("remove", epilog=DEVICE_HELP + "\n\b\nExample:\n  edgekit remove pi@raspberrypi.local --yes")
@@ -149,6 +227,11 @@ def remove_command(device: str, python: str, yes: bool, as_json: bool) -> None:
         click.echo(f"{found['device']}: {found['removed']} is gone")
 
 
+SERVICES = {
+    "system": "systemd keeps it running, it answers at /run/edgekit/edgekit.sock",
+    "user": "the user's systemd keeps it running, it answers at ROOT/run/edgekit.sock",
+    "none": "none: nothing keeps it running; start it with ROOT/current/run",
+}
 STAGES = {
     "connect": "connecting",
     "runtime": "building the runtime for its Python",
@@ -156,7 +239,30 @@ STAGES = {
     "install": "installing the runtime",
     "fetch": "fetching samples",
     "check": "checking golden vectors on the device",
+    "trial": "switching to it on trial",
+    "confirm": "confirming over a new connection",
 }
+
+
+def show_events() -> Callable[[str, int, int], None]:
+    """Shows progress as JSON lines on stderr, twice a second at most while bytes are sent."""
+    started: dict[str, float] = {}
+    shown_s = 0.0
+
+    def show(stage: str, done: int, total: int) -> None:
+        nonlocal shown_s
+        now_s = time.monotonic()
+        since_s = now_s - started.setdefault(stage, now_s)
+        if done not in (0, total) and now_s - shown_s < 0.5:
+            return
+        shown_s = now_s
+        event: dict[str, object] = {"event": stage}
+        if total:
+            left_s = since_s / done * (total - done) if done else None
+            event |= {"bytes": done, "bytes_total": total, "left_s": None if left_s is None else round(left_s, 1)}
+        click.echo(json.dumps(event), err=True)
+
+    return show
 
 
 def ask_host_key(host: str, key_type: str, fingerprint: str) -> bool:

@@ -26,9 +26,16 @@ COMMANDS = {
     "deploy": "edgekit.cli.device",
     "status": "edgekit.cli.device",
     "rollback": "edgekit.cli.device",
+    "adopt": "edgekit.cli.device",
     "remove": "edgekit.cli.device",
+    "logs": "edgekit.cli.logs",
+    "host-key": "edgekit.cli.host_key",
     "samples": "edgekit.cli.samples",
     "power": "edgekit.cli.power",
+    "doctor": "edgekit.cli.doctor",
+    "edgetpu": "edgekit.cli.compile_edgetpu",
+    "bench": "edgekit.cli.bench",
+    "tune": "edgekit.cli.bench",
     "targets": "edgekit.cli.targets",
     "completion": "edgekit.cli.completion",
 }
@@ -39,12 +46,19 @@ HELP = {
     "diff": "Say what differs between two bundles or .tflite files.",
     "lint": "Tell what in a model costs accuracy in int8, or will not run.",
     "sbom": "Print what a bundle is made of, as CycloneDX.",
-    "deploy": "Put a bundle on a device, prove it there, then switch to it.",
+    "deploy": "Put a bundle on a device, prove it there, try it, confirm it.",
     "status": "Show what is installed on a device.",
     "rollback": "Make a device's previous release current again.",
+    "adopt": "Take over what an older edgekit deployed, or what lost its journal.",
     "remove": "Take everything of edgekit's off a device.",
+    "logs": "Show what a device's runner said.",
+    "host-key": "Show a device's host key; replace it on file when it changed.",
     "samples": "Fetch the inputs that a device recorded, to convert with them.",
     "power": "Show what a device draws, how hot it is and how fast it runs.",
+    "doctor": "Find what is wrong with a device, and fix it with --fix.",
+    "edgetpu": "Compile a bundle's int8 variants for Coral's Edge TPU.",
+    "bench": "Measure a bundle's variants, delegates and threads.",
+    "tune": "Find the best of them, and write it into the bundle.",
     "targets": "List the kinds of board edgekit knows.",
     "completion": "Print the completion script for your shell.",
 }
@@ -58,8 +72,9 @@ Examples:
 
 \b
 Exit codes: 0 fine, 1 other error, 2 a file or option, 3 bundle, 4 device,
-5 installed but unhealthy (not switched), 6 conversion or int8 too bad,
-130 interrupted. edgekit diff: 1 is different.
+5 installed but unhealthy (not in use), 6 conversion or int8 too bad,
+130 interrupted. edgekit diff: 1 is different. edgekit doctor: warnings 10,
+errors 20.
 """
 
 
@@ -73,7 +88,7 @@ class _Lazy(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module = importlib.import_module(COMMANDS[cmd_name])
-        command = getattr(module, f"{cmd_name}_command")
+        command = getattr(module, f"{cmd_name.replace('-', '_')}_command")
         assert isinstance(command, click.Command)
         return command
 

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from edgekit.convert.flatbuffer import read_model
-from edgekit.errors import ConversionError, NotAModel
+from edgekit.errors import ConversionError, NotAModel, first_line
 from edgekit.runner.interpreter import invoke, open_interpreter
 from edgekit.runner.model import describe_variant
 
@@ -119,7 +119,7 @@ def measure_histograms(model: Path, feeds: Feeds, extremes: Extremes, *, threads
             counts = count()
         return counts
 
-    counts = np.sum(_shared_out(work, np.arange(len(next(iter(feeds.values())))), threads), axis=0)
+    counts = np.sum(shared_out(work, np.arange(len(next(iter(feeds.values())))), threads), axis=0)
     return Histograms(extremes.names, low, high, counts)
 
 
@@ -135,12 +135,12 @@ def _on_all_cores(
         interpreter = open_interpreter(model, 1, **options)
         return [look(interpreter) for _ in _fed(interpreter, feeds, indexes)]
 
-    return _shared_out(work, samples, threads)
+    return shared_out(work, samples, threads)
 
 
-def _shared_out(work: Callable[[np.ndarray], _T], samples: np.ndarray, threads: int) -> list[_T]:
-    """`work` on equal parts of the samples (indexes), one for each core, in their order."""
-    workers = min(threads or cores(), len(samples))
+def shared_out(work: Callable[[np.ndarray], _T], samples: np.ndarray, threads: int = 0) -> list[_T]:
+    """`work` on equal parts of the samples (indexes), in their order, in so many threads; 0: one for each core."""
+    workers = max(min(threads or cores(), len(samples)), 1)
     with ThreadPoolExecutor(workers) as pool:
         return list(pool.map(work, np.array_split(samples, workers)))
 
@@ -159,9 +159,8 @@ def _native_row(interpreter: Any) -> dict[str, tuple[float, float]]:
     try:
         found = _native.InvokeWithCalibration(interpreter._native_handle(), 0)
     except RuntimeError as error:
-        told = next(iter(str(error).strip().splitlines()), "")
         raise ConversionError(
-            f"LiteRT does not run it on the samples: {told[:200]}",
+            f"LiteRT does not run it on the samples: {first_line(error)}",
             hint="do the samples look as the model wants them (range, --preprocess)? was its file damaged?",
         ) from error
     return {name: (row.min, row.max) for name, row in found.items()}

@@ -19,9 +19,19 @@ from edgekit.convert.calibrate import (
     measure_extremes,
     measure_histograms,
 )
-from edgekit.convert.cost import macs
+from edgekit.convert.cost import is_cheap
 from edgekit.convert.flatbuffer import read_model
-from edgekit.convert.held_out import EVERY, FEWEST, MOST, NOT_RUNNING_DB, HeldOut, Tried, judge_all, some
+from edgekit.convert.held_out import (
+    EVERY,
+    FEWEST,
+    MOST,
+    NOT_RUNNING_DB,
+    HeldOut,
+    Tried,
+    before_softmax,
+    judge_all,
+    some,
+)
 from edgekit.convert.modes import AUTO, BACK_ENDS, POLICIES
 from edgekit.convert.prepare import prepare
 from edgekit.convert.quantize import quantize
@@ -32,9 +42,6 @@ from edgekit.errors import ConversionError, InputError
 
 MARGIN_DB = 0.3  # what a policy has to gain to be preferred to one that clips less: held-out samples are few
 HISTOGRAM_MOST = 24  # samples whose values are counted, at most: each has thousands
-# The policies that need histograms take three calibrations' time: tried where that is nothing, or where the others are poor.
-CHEAP_MACS = 100_000_000
-GOOD_DB = 30.0
 POOR_DB = 20.0  # below which another quantizer is asked
 UNCHOSEN = "min-max"  # where nothing is tried
 
@@ -47,6 +54,7 @@ class Choice:
     ranges: Ranges
     path: Path
     made_by: str
+    source: Path  # the float model that it was made of, prepared for the quantizers
     tried: tuple[Tried, ...]  # empty: too few samples, or the policy was asked for
 
 
@@ -77,29 +85,23 @@ def choose(
     policy = UNCHOSEN if policy == AUTO else policy
     ranges = _one(model, feeds, extremes, policy)
     made = quantize(model, mode, [ranges], folder, timeout_s=timeout_s)
-    return Choice(policy, ranges, made.paths[0], made.made_by, ())
+    return Choice(policy, ranges, made.paths[0], made.made_by, model, ())
 
 
 def _best(model: Path, mode: str, feeds: Feeds, extremes: Extremes, folder: Path, timeout_s: float) -> Choice:
     """The best policy: in turns on all samples where that costs little, else on a fifth of them, and then on another."""
     trial = _Trial(model, mode, feeds, extremes, folder, timeout_s)
-    last = [EVERY - 1]
-    if macs(read_model(model)) < CHEAP_MACS:
-        tried = trial.judge(POLICIES, list(range(EVERY)))
-        best = best_of(tried)
-    else:
-        tried = trial.judge(list(BY_EXTREMES), last)
-        if best_of(tried).score_db < GOOD_DB:
-            tried += trial.judge(list(BY_HISTOGRAMS), last)
-        best = best_of(tried)
-        if best.policy != UNCHOSEN:
-            pair = trial.judge((UNCHOSEN, best.policy), [0])
-            tried = [next((two for two in pair if two.policy == one.policy), one) for one in tried]
-            best = best_of(pair)
+    cheap = is_cheap(read_model(model))
+    tried = trial.judge(POLICIES, list(range(EVERY)) if cheap else [EVERY - 1])
+    best = best_of(tried)
+    if not cheap and best.policy != UNCHOSEN:
+        pair = trial.judge((UNCHOSEN, best.policy), [0])
+        tried = [next((two for two in pair if two.policy == one.policy), one) for one in tried]
+        best = best_of(pair)
     if best.sqnr_db <= NOT_RUNNING_DB:
         raise ConversionError("LiteRT runs none of the files", hint="are the samples like those it was trained on?")
     ranges, path, made_by = trial.of_all(best.policy)
-    return Choice(best.policy, ranges, path, made_by, tuple(tried))
+    return Choice(best.policy, ranges, path, made_by, model, tuple(tried))
 
 
 def prepared(float_model: Path, folder: Path, mode: str = "int8") -> Path:
@@ -138,6 +140,7 @@ class _Trial:
     ) -> None:
         self._model, self._mode, self._feeds, self._extremes = model, mode, feeds, extremes
         self._folder, self._timeout_s = folder, timeout_s
+        self._logits = before_softmax(model, folder)  # what is tried: one cut for all files, instead of one for each
         self._held_out: dict[int, HeldOut] = {}
         self._made: dict[tuple[str, int], tuple[Ranges, Path, str]] = {}  # (policy, fifth) -> ranges, file, made by
 
@@ -154,7 +157,7 @@ class _Trial:
 
         Where the answers are poor each quantizer is asked: one that does not refuse an operator may still do it badly.
         """
-        judges, last = self._judges(EVERY - 1), self._made[policy, EVERY - 1]
+        judges = self._judges(EVERY - 1)
         ranges = _one(self._model, self._feeds, self._extremes, policy)
         found: list[tuple[Tried, tuple[Ranges, Path, str]]] = []
         for back_end in BACK_ENDS[self._mode]:
@@ -169,10 +172,14 @@ class _Trial:
                     timeout_s=self._timeout_s,
                     back_ends=[back_end],
                 )
-                found.append((judges.judge(made.paths, [policy])[0], (ranges, made.paths[0], made.made_by)))
+                path = made.paths[0]
+                judged = judges.judge([before_softmax(path, path.parent) or path], [policy])[0]
+                found.append((judged, (ranges, path, made.made_by)))
         found = [one for one in found if one[0].sqnr_db > NOT_RUNNING_DB]
         if not found:
-            return last
+            ranges = self._made[policy, EVERY - 1][0]
+            made = quantize(self._model, self._mode, [ranges], self._folder / "fifth", timeout_s=self._timeout_s)
+            return ranges, made.paths[0], made.made_by
         best = best_of([tried for tried, _ in found])
         return next(made for tried, made in found if tried is best)
 
@@ -191,7 +198,8 @@ class _Trial:
         if not wanted:
             return
         folder = self._folder / f"trial{len(self._made)}"
-        made = quantize(self._model, self._mode, several, folder, timeout_s=self._timeout_s)
+        source = self._logits or self._model
+        made = quantize(source, self._mode, several, folder, timeout_s=self._timeout_s, trial=True)
         self._made |= {
             key: (ranges, path, made.made_by) for key, ranges, path in zip(wanted, several, made.paths, strict=True)
         }
@@ -200,7 +208,8 @@ class _Trial:
         if fifth not in self._held_out:
             folder = self._folder / f"fifth{fifth}"
             folder.mkdir()
-            self._held_out[fifth] = HeldOut(self._model, some(self._feeds, self._fifth(fifth)), folder)
+            feeds, source = some(self._feeds, self._fifth(fifth)), self._logits or self._model
+            self._held_out[fifth] = HeldOut(source, feeds, folder, logits=self._logits is not None)
         return self._held_out[fifth]
 
     def _fifth(self, number: int) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -92,9 +93,8 @@ def compare_models(
     `int8_path` was made of that and its channels are scaled. Raises SamplesError if the samples, or their labels, do not fit.
     """
     inputs = [samples.of_inputs([t.name for t in model.inputs]) for model in (float_model, int8_model)]
-    float_answers, int8_answers = (
-        answers(m, given) for m, given in zip((float_model, int8_model), inputs, strict=True)
-    )
+    with ThreadPoolExecutor(2) as pool:
+        float_answers, int8_answers = pool.map(answers, (float_model, int8_model), inputs)
     if [a.shape for a in float_answers] != [a.shape for a in int8_answers]:
         shapes = [", ".join(str(a.shape[1:]) for a in found) for found in (float_answers, int8_answers)]
         raise SamplesError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,13 +20,19 @@ def read_constants(path: Path) -> dict[int, bytes]:
     for tensor in described.tensors:
         if not tensor.constant:
             continue
-        buffer = model.Buffers(graph.Tensors(tensor.index).Buffer())
-        inside = buffer.DataAsNumpy()
-        if not isinstance(inside, int) and len(inside):
-            found[tensor.index] = inside.tobytes()
-        elif buffer.Offset() > 1:  # behind the flatbuffer, as in files over 2 GB
-            found[tensor.index] = data[buffer.Offset() : buffer.Offset() + buffer.Size()]
+        content = stored(model.Buffers(graph.Tensors(tensor.index).Buffer()), data)
+        if len(content):
+            found[tensor.index] = content.tobytes()
     return found
+
+
+def stored(buffer: Any, data: bytes | bytearray) -> np.ndarray:
+    """The bytes of a buffer of the file `data`, where they lie: also behind the flatbuffer, as in files over 2 GB."""
+    inside = buffer.DataAsNumpy()
+    if not isinstance(inside, int) and len(inside):
+        return np.asarray(inside)
+    end = buffer.Offset() + buffer.Size() if buffer.Offset() > 1 else 0  # 0 and 1 are placeholders
+    return np.frombuffer(data, np.uint8)[buffer.Offset() : end]
 
 
 def real_values(tensor: TensorInfo, content: bytes) -> np.ndarray | None:

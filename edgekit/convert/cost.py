@@ -12,6 +12,7 @@ from edgekit.errors import NotAModel
 if TYPE_CHECKING:
     from edgekit.convert.flatbuffer import Model, OperatorInfo, Subgraph, TensorInfo
 
+CHEAP_MACS = 100_000_000
 ALIGNMENT = 64  # bytes; kDefaultTensorAlignment in tflite/util.h
 
 # Operators whose first output may take the memory of an input: `inplace_operator` in tflite/kernels/*.cc of LiteRT 2.x.
@@ -31,6 +32,11 @@ def macs(model: Model) -> int:
     """
     graph = model.subgraphs[0]
     return sum(operator_macs(graph, operator) for operator in graph.operators)
+
+
+def is_cheap(model: Model) -> bool:
+    """Whether an inference costs so little that what takes many of them is done as a matter of course."""
+    return macs(model) < CHEAP_MACS
 
 
 def operator_macs(subgraph: Subgraph, operator: OperatorInfo) -> int:

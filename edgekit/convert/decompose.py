@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from edgekit.convert.rewrite import add_constant, add_operator, add_tensor, code_of
+from edgekit.convert.prune import drop_unread
+from edgekit.convert.rewrite import add_constant, add_operator, add_tensor, code_of, constant
 
 _OPS = schema.BuiltinOperator
 
@@ -28,8 +29,7 @@ def decompose(model: Any, *, int16: bool = False) -> bool:
     if len(written) == len(graph.operators):
         return False
     graph.operators = written
-    _drop_unread(model)
-    _drop_unused_codes(model)
+    drop_unread(model)
     return True
 
 
@@ -38,7 +38,7 @@ def _parts(model: Any, operator: Any, int16: bool) -> list[Any]:
     if model.subgraphs[0].tensors[operator.outputs[0]].type != schema.TensorType.FLOAT32:
         return []
     code = code_of(model, operator)
-    if code == _OPS.SUM and _is_constant(model, operator.inputs[1]):
+    if code == _OPS.SUM and constant(model, operator.inputs[1]) is not None:
         return _sum(model, operator)
     if code == _OPS.ELU:
         return _elu(model, operator)
@@ -97,7 +97,8 @@ def _softplus_of(model: Any, log: Any) -> int | None:
     add = _writer(model, log.inputs[0], _OPS.ADD)
     if add is None or getattr(add.builtinOptions, "fusedActivationFunction", None):
         return None
-    ones = [index for index in add.inputs if _is_constant(model, index) and (_values(model, index) == 1).all()]
+    values = {index: constant(model, index) for index in add.inputs}
+    ones = [index for index, value in values.items() if value is not None and (value == 1).all()]
     rest = [index for index in add.inputs if index not in ones]
     exp = _writer(model, rest[0], _OPS.EXP) if len(ones) == len(rest) == 1 else None
     return None if exp is None else int(exp.inputs[0])
@@ -129,33 +130,3 @@ def _writer(model: Any, tensor: int, code: int) -> Any:
         if tensor in operator.outputs and code_of(model, operator) == code:
             return operator
     return None
-
-
-def _values(model: Any, tensor: int) -> np.ndarray:
-    data = model.buffers[model.subgraphs[0].tensors[tensor].buffer].data
-    return np.asarray(data, np.uint8).view(np.float32)
-
-
-def _is_constant(model: Any, tensor: int) -> bool:
-    data = model.buffers[model.subgraphs[0].tensors[tensor].buffer].data
-    return data is not None and len(data) > 0
-
-
-def _drop_unread(model: Any) -> None:
-    """Takes away the EXP and the ADD that nobody reads any more."""
-    graph = model.subgraphs[0]
-    while True:
-        read = {int(index) for operator in graph.operators for index in operator.inputs} | set(map(int, graph.outputs))
-        kept = [operator for operator in graph.operators if read & set(map(int, operator.outputs))]
-        if len(kept) == len(graph.operators):
-            return
-        graph.operators = kept
-
-
-def _drop_unused_codes(model: Any) -> None:
-    """LiteRT's quantizer stumbles over operator codes nobody uses."""
-    used = sorted({operator.opcodeIndex for graph in model.subgraphs for operator in graph.operators})
-    model.operatorCodes = [model.operatorCodes[index] for index in used]
-    for graph in model.subgraphs:
-        for operator in graph.operators:
-            operator.opcodeIndex = used.index(operator.opcodeIndex)

@@ -50,10 +50,11 @@ def changed_ends(content: bytes, input_type: str, output_type: str) -> bytes:
     """A .tflite whose int8 inputs and outputs are of these types."""
     from ai_edge_litert import schema_py_generated as schema
 
-    from edgekit.convert.rewrite import packed, unpacked
+    from edgekit.convert.rewrite import add_operator, packed, unpacked
 
     model = unpacked(content)
     graph = model.subgraphs[0]
+    quantize = schema.BuiltinOperator.QUANTIZE
     first: list[Any] = []
     last: list[Any] = []
     for side, wanted in (("inputs", input_type), ("outputs", output_type)):
@@ -64,7 +65,7 @@ def changed_ends(content: bytes, input_type: str, output_type: str) -> bytes:
                 moved[index] = len(graph.tensors)
                 graph.tensors.append(_as_uint8(graph.tensors[index], schema))
         into, out = (moved.values(), moved.keys()) if side == "inputs" else (moved.keys(), moved.values())
-        bridges = [_quantize(model, schema, a, b) for a, b in zip(into, out, strict=True)]
+        bridges = [add_operator(model, quantize, [a], b) for a, b in zip(into, out, strict=True)]
         (first if side == "inputs" else last).extend(bridges)
         setattr(graph, side, [moved.get(index, index) for index in ends])
         for signature in model.signatureDefs or ():
@@ -80,26 +81,6 @@ def _as_uint8(tensor: Any, schema: Any) -> Any:
     end.type, end.buffer = schema.TensorType.UINT8, 0
     end.quantization.zeroPoint = [int(zero) + 128 for zero in tensor.quantization.zeroPoint]
     return end
-
-
-def _quantize(model: Any, schema: Any, into: int, out: int) -> Any:
-    operator = schema.OperatorT()
-    operator.inputs, operator.outputs = [into], [out]
-    operator.opcodeIndex = _code(model, schema)
-    return operator
-
-
-def _code(model: Any, schema: Any) -> int:
-    """The index of QUANTIZE, version 1, among the kinds of operators; it is added where it is not."""
-    kind = schema.BuiltinOperator.QUANTIZE
-    for index, code in enumerate(model.operatorCodes):
-        if max(code.builtinCode, code.deprecatedBuiltinCode) == kind and code.version == 1:
-            return index
-    code = schema.OperatorCodeT()
-    code.builtinCode = code.deprecatedBuiltinCode = kind
-    code.version = 1
-    model.operatorCodes.append(code)
-    return len(model.operatorCodes) - 1
 
 
 def _check(path: Path, mode: str, input_type: str, output_type: str) -> None:

@@ -1,4 +1,4 @@
-"""A model of PyTorch or ONNX, and the samples as it takes them: a batch of 1, its dtype, its order of the channels."""
+"""A model, and the samples as it takes them: a batch of 1, its dtype, of PyTorch and ONNX its order of the channels."""
 
 from __future__ import annotations
 
@@ -61,13 +61,7 @@ def fit(
     A sample that fits as it is stays so; one that fits with its last size first has its channels last. Raises
     SamplesError where samples and model do not fit.
     """
-    if len(inputs) == 1 and len(samples) == 1:
-        samples = {inputs[0].name: next(iter(samples.values()))}
-    if set(samples) != {each.name for each in inputs}:
-        raise SamplesError(
-            f"the samples are for {', '.join(samples)}, the model's inputs are {', '.join(i.name for i in inputs)}",
-            hint="save one array for each input, under the input's name",
-        )
+    samples = by_input(samples, [each.name for each in inputs])
     return [_fitted(each, samples[each.name], channels_last, whole) for each in inputs]
 
 
@@ -76,10 +70,7 @@ def _fitted(wanted: Input, array: np.ndarray, channels_last: bool, whole: type[n
         dtype = np.dtype(np.float32 if array.dtype.kind == "f" else np.bool_ if array.dtype.kind == "b" else whole)
     else:
         dtype = wanted.dtype
-        if dtype.kind not in "fiub":
-            raise NotAModel(f"input {wanted.name!r} takes {dtype}, not numbers", hint="edgekit runs models of numbers")
-        if dtype.kind != "f" and array.dtype.kind == "f":
-            raise SamplesError(f"input {wanted.name!r} takes {dtype}, the samples are float", hint="give integers")
+        check_numbers(wanted.name, dtype, array)
     array, got = array.astype(dtype, copy=False), array.shape[1:]
     if wanted.shape is None:
         return Fitted(wanted.name, array[:, np.newaxis], channels_last and len(got) > 1)
@@ -97,6 +88,26 @@ def _fitted(wanted: Input, array: np.ndarray, channels_last: bool, whole: type[n
         f"samples of shape {shape_text(got)} do not fit input {wanted.name!r}, which is {shape_text(without_batch)}",
         hint="give samples as the model sees them (images also NHWC), or a --preprocess spec that makes them so",
     )
+
+
+def by_input(samples: Mapping[str, np.ndarray], inputs: Sequence[str]) -> Mapping[str, np.ndarray]:
+    """The samples by input: of one input they may be called as they like. SamplesError where an input has none."""
+    if len(inputs) == len(samples) == 1:
+        return {inputs[0]: next(iter(samples.values()))}
+    if set(samples) != set(inputs):
+        raise SamplesError(
+            f"the samples are for {', '.join(samples)}, the model's inputs are {', '.join(inputs)}",
+            hint="save one array for each input, under the input's name",
+        )
+    return samples
+
+
+def check_numbers(name: str, dtype: np.dtype[Any], array: np.ndarray) -> None:
+    """NotAModel for an input that takes no numbers, SamplesError for fractions where it takes whole ones."""
+    if dtype.kind not in "fiub":
+        raise NotAModel(f"input {name!r} takes {dtype}, not numbers", hint="edgekit runs models of numbers")
+    if dtype.kind != "f" and array.dtype.kind == "f":
+        raise SamplesError(f"input {name!r} takes {dtype}, the samples are float", hint="give integers")
 
 
 def narrowed(array: np.ndarray) -> np.ndarray:

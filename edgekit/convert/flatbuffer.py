@@ -7,6 +7,7 @@ import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
+from hashlib import sha256
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -98,14 +99,23 @@ class Model:
     subgraphs: tuple[Subgraph, ...]
 
 
+_READ: dict[bytes, Model] = {}  # by the SHA-256 of the file, the oldest first
+_READ_MOST = 32
+
+
 def read_model(source: Path | str | bytes) -> Model:
     """The description of a .tflite file, or of its bytes; NotAModel when it cannot be one."""
     name, data = ("the model", source) if isinstance(source, bytes) else (str(source), _read(Path(source)))
     if len(data) < 16 or data[4:8] != b"TFL3":
         raise NotAModel(f"{name} is not a .tflite file", hint="'TFL3' is missing at byte 4; give a .tflite file")
-    schema = _schema()
+    key = sha256(data).digest()  # a hash takes a tenth of the time that reading takes, and stages ask again and again
     try:
-        return _Reader(schema, data).model()
+        found = _READ.get(key)
+        if found is None:
+            found = _READ[key] = _Reader(_schema(), data).model()
+            for oldest in list(_READ)[:-_READ_MOST]:
+                _READ.pop(oldest, None)
+        return found
     except NotAModel as error:
         raise NotAModel(f"{name}: {error}", hint=error.hint) from error
     # what struct, numpy and flatbuffers raise when an offset or a length leads out of the file

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from edgekit.convert.calibrate import Feeds, cores
+from edgekit.convert.prune import drop_unread
 from edgekit.convert.quality import answers, sqnr_db
 from edgekit.convert.rewrite import packed, unpacked, without_softmax
 from edgekit.errors import BundleError
@@ -44,14 +45,15 @@ class Tried:
 class HeldOut:
     """The float model's answers to the samples that judge (`feeds`: what the model sees), for files to be held against.
 
-    `folder` takes what is cut off models.
+    `folder` takes models that a softmax was cut off. `logits`: it was already, off this one and all that are judged.
     """
 
-    def __init__(self, float_model: Path, feeds: Feeds, folder: Path) -> None:
+    def __init__(self, float_model: Path, feeds: Feeds, folder: Path, *, logits: bool = False) -> None:
         self.count = len(next(iter(feeds.values())))
         self._feeds = feeds
-        cut = _before_softmax(float_model, folder)
-        self.classifies = cut is not None
+        cut = None if logits else before_softmax(float_model, folder)
+        self._cuts = cut is not None
+        self.classifies = logits or self._cuts
         self.wanted = run(cut or float_model, feeds, threads=cores())
 
     def judge(self, paths: Sequence[Path], names: Sequence[str]) -> list[Tried]:
@@ -67,7 +69,7 @@ class HeldOut:
 
     def answers(self, path: Path) -> list[np.ndarray] | None:
         """What the file answers; None if LiteRT refuses it ("no_integer_overflow_from_quantization was not true")."""
-        cut = _before_softmax(path, path.parent) if self.classifies else None
+        cut = before_softmax(path, path.parent) if self._cuts else None
         try:
             return run(cut or path, self._feeds, threads=1)
         except BundleError:
@@ -106,11 +108,12 @@ def some(feeds: Feeds, samples: np.ndarray) -> Feeds:
     return {name: array[samples] for name, array in feeds.items()}
 
 
-def _before_softmax(path: Path, folder: Path) -> Path | None:
-    """The model without its last softmax, if it has one, in `folder`."""
+def before_softmax(path: Path, folder: Path) -> Path | None:
+    """The model without its last softmax, in `folder`; None if it has none."""
     model = unpacked(path.read_bytes())
     if not without_softmax(model):
         return None
+    drop_unread(model)
     cut = folder / f"{path.stem}.cut.tflite"
     cut.write_bytes(packed(model))
     return cut

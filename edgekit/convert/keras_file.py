@@ -13,7 +13,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
-from edgekit.errors import NotAModel
+from edgekit.convert.damaged import ARCHIVE_ERRORS
+from edgekit.errors import NotAModel, first_line
 
 # Keras stores weights as they are. What unpacks to more than this, and to so many times its size, is a bomb.
 ROOMY = 256 << 20
@@ -41,14 +42,8 @@ def read_configuration(path: Path) -> Any:
             return json.loads(file.attrs["model_config"])
     except NotAModel:
         raise
-    # zipfile: RuntimeError for encrypted members, NotImplementedError for compressions it does not know
-    except (KeyError, ValueError, TypeError, OSError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
-        told = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
-        raise NotAModel(f"it is damaged or not a Keras model ({told[:200]})", hint=_AGAIN) from error
-    except Exception as error:
-        if type(error).__module__ != "zlib":  # zlib.error has no base of its own
-            raise
-        raise NotAModel(f"it is damaged ({error})", hint=_AGAIN) from error
+    except ARCHIVE_ERRORS as error:
+        raise NotAModel(f"it is damaged or not a Keras model ({first_line(error)})", hint=_AGAIN) from error
 
 
 def _of_archive(path: Path) -> Any:

@@ -151,26 +151,23 @@ class _Ladder:
 
     def correct_bias(self) -> Iterator[_Candidate]:
         """The mean error of every channel taken out of its bias."""
-        output = self.folder / "bias.tflite"
-        best = self.best
-        count = correct_bias(best.float_model, best.made.path, output, self.rest)
-        if count:
-            yield replace(best, step="bias correction", what=f"{count} layers", made=replace(best.made, path=output))
-        else:
-            self._nothing("bias correction", "no layer has a bias that is off")
+        return self._changed("bias correction", correct_bias, "no layer has a bias that is off")
 
     def round_weights(self) -> Iterator[_Candidate]:
         """Weights rounded so that their errors cancel, not each to its nearest step."""
-        output = self.folder / "rounded.tflite"
-        best = self.best
-        count = round_weights(best.float_model, best.made.path, output, self.rest)
+        return self._changed("adaptive rounding", round_weights, "no layer gets better")
+
+    def _changed(self, step: str, change: Callable[[Path, Path, Path, Feeds], int], why: str) -> Iterator[_Candidate]:
+        """The best so far with some of its layers changed in place; `why` there may be none."""
+        output, best = self.folder / f"{step.replace(' ', '-')}.tflite", self.best
+        count = change(best.float_model, best.made.path, output, self.rest)
         if count:
-            yield replace(best, step="adaptive rounding", what=f"{count} layers", made=replace(best.made, path=output))
+            yield replace(best, step=step, what=f"{count} layers", made=replace(best.made, path=output))
         else:
-            self._nothing("adaptive rounding", "no layer gets better")
+            self._nothing(step, why)
 
     def _leave_blocks(self) -> Blocks | None:
-        """The smallest part in float that passes, if that is less than half of the work."""
+        """The smallest part in float that passes, if it costs clearly less than all of it (blocks.MOST)."""
         self.progress("repair: find the operators that have to stay float")
         best = self.best
         few = some(self.judges, spread(self.held_out.count, NOISE_SAMPLES))
@@ -187,7 +184,9 @@ class _Ladder:
         blocks = smallest(best.float_model, best.made.path, runs, self.folder, good)
         step, before = "blocks in float", self.tried.sqnr_db
         if blocks is None:
-            what = "half of the network in float is not enough: what is left is training it again with int8 in mind"
+            what = (
+                "nothing short of most of the network in float is enough: what is left is training on with int8 in mind"
+            )
             after, said = (last[-1][0].sqnr_db, last[-1][1].sentence) if last else (None, None)
             self.repairs.append(Repair(step, what, before, after, said, False, False))
             return None
@@ -216,7 +215,7 @@ class _Ladder:
         tried = self.best.made.tried or choice.tried
         layers_of = None if float_model == self.original else float_model
         made = Made(mode, choice.path, choice.policy, choice.made_by, tried, layers_of)
-        return _Candidate(step, what, made, prepared(float_model, place))
+        return _Candidate(step, what, made, choice.source)
 
     def _take(self, candidate: _Candidate) -> bool:
         """Measures it, keeps it if it is nearer to float, and says whether the gate lets it pass."""

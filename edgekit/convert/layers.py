@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from edgekit.convert.calibrate import shared_out
 from edgekit.convert.flatbuffer import Model as File
 from edgekit.convert.flatbuffer import OperatorInfo, Subgraph, TensorInfo, read_model
 from edgekit.convert.gate import decibel
@@ -80,19 +81,25 @@ def compare_layers(
     files = read_model(float_path), read_model(int8_path)
     pairs = match_operators(*files)
     graphs = files[0].subgraphs[0], files[1].subgraphs[0]
-    wanted: dict[tuple[int, int], _Sum] = {
-        (f, q): _Sum(graphs[1].tensors[q]) for f, q in zip(graphs[0].inputs, graphs[1].inputs, strict=False)
-    }
-    wanted |= {(f, q): _Sum(graphs[1].tensors[q]) for f, q, _ in pairs}
-    lanes = [_KeepsAll(float_model, float_path), _KeepsAll(int8_model, int8_path)]
+    wanted = dict.fromkeys([*zip(graphs[0].inputs, graphs[1].inputs, strict=False), *((f, q) for f, q, _ in pairs)])
     chosen = spread(len(inputs[0]), count)
-    for sample in chosen:
-        for lane in lanes:
-            lane.run([array[sample] for array in inputs])
-        for (f, q), found in wanted.items():
-            with contextlib.suppress(ValueError, TypeError):  # of no data, or of no numbers: strings, resources
-                found.add(lanes[0].tensor(f), lanes[1].tensor(q))
-    return _result(graphs, pairs, wanted, len(chosen))
+
+    def work(samples: np.ndarray) -> dict[tuple[int, int], _Sum]:
+        sums = {(f, q): _Sum(graphs[1].tensors[q]) for f, q in wanted}
+        lanes = [_KeepsAll(float_model, float_path), _KeepsAll(int8_model, int8_path)]
+        for sample in samples:
+            for lane in lanes:
+                lane.run([array[sample] for array in inputs])
+            for (f, q), found in sums.items():
+                with contextlib.suppress(ValueError, TypeError):  # of no data, or of no numbers: strings, resources
+                    found.add(lanes[0].tensor(f), lanes[1].tensor(q))
+        return sums
+
+    first, *others = shared_out(work, chosen)
+    for sums in others:
+        for pair, found in sums.items():
+            first[pair].join(found)
+    return _result(graphs, pairs, first, len(chosen))
 
 
 def match_operators(float_file: File, int8_file: File) -> list[tuple[int, int, str]]:
@@ -198,6 +205,12 @@ class _Sum:
         if self.range is not None:
             low, high = self.range
             self.outside += int(((real < low - self.slack) | (real > high + self.slack)).sum())
+
+    def join(self, other: _Sum) -> None:
+        """Those of other samples too."""
+        self.signal, self.noise = self.signal + other.signal, self.noise + other.noise
+        self.values, self.outside = self.values + other.values, self.outside + other.outside
+        self.low, self.high = min(self.low, other.low), max(self.high, other.high)
 
     @property
     def sqnr_db(self) -> float | None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.convert.spelling import known_to_tflite
-from edgekit.errors import ConversionError, NotAModel
+from edgekit.errors import ConversionError, NotAModel, summary
 
 
 @contextmanager
@@ -45,9 +45,8 @@ def on_disk(model: Any) -> Iterator[Path]:
         except (NotAModel, MemoryError):
             raise
         except Exception as error:  # the model's own code runs here, and TensorFlow's
-            told = next(iter(str(error).strip().splitlines()), "")
             raise ConversionError(
-                f"{path.name} cannot be saved: {type(error).__name__}: {told[:300]}",
+                f"{path.name} cannot be saved: {summary(error)}",
                 hint="does model.export('folder') or tf.saved_model.save(...) work with it?",
             ) from error
         yield saved

@@ -8,14 +8,15 @@ An output of the model that a float operator writes is float: an int8 one would 
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from edgekit.convert.rewrite import packed, unpacked
+from edgekit.convert.prune import drop_unread
+from edgekit.convert.rewrite import add_buffer, add_code, add_operator, code_of, has_data, packed, unpacked
 
 _CODES = schema.BuiltinOperator
 # They run other subgraphs, keep state, or are only there for int8.
@@ -43,7 +44,7 @@ def mixed(float_model: bytes, int8_model: bytes, names: Collection[str]) -> byte
     source, quantized = unpacked(float_model), unpacked(int8_model)
     chosen = set(names) & _shared_operators(source, quantized).keys()
     _Surgery(source, quantized, chosen).operate()
-    _drop_unread(quantized)
+    drop_unread(quantized)
     return packed(quantized)
 
 
@@ -58,16 +59,16 @@ def _shared_operators(source: Any, quantized: Any) -> dict[str, int]:
     known = {_name(tensor) for tensor in quantized.subgraphs[0].tensors}
     found = {}
     for operator in source.subgraphs[0].operators:
-        if not _any(operator.outputs) or _kind(source, operator) in _STAY:
+        if not _any(operator.outputs) or code_of(source, operator) in _STAY:
             continue
         partner = partners.get(_first(source, operator))
-        if partner is None or _kind(source, operator) != _kind(quantized, partner):
+        if partner is None or code_of(source, operator) != code_of(quantized, partner):
             continue
         tensors = [source.subgraphs[0].tensors[i] for i in (*operator.inputs, *operator.outputs) if i >= 0]
-        computed = [t for t in tensors if not _is_constant(source, t)]
+        computed = [t for t in tensors if not has_data(source, t)]
         is_float = any(t.type == schema.TensorType.FLOAT32 for t in computed)
         if is_float and not any(t.isVariable for t in tensors) and all(_name(t) in known for t in computed):
-            found[_first(source, operator)] = _kind(source, operator)
+            found[_first(source, operator)] = code_of(source, operator)
     return found
 
 
@@ -99,7 +100,7 @@ class _Surgery:
     def put(self, operator: Any) -> None:
         """A float operator with all that it reads, and its results in int8 for those who read that."""
         new = copy.copy(operator)
-        new.opcodeIndex = self.code(self.source.operatorCodes[operator.opcodeIndex])
+        new.opcodeIndex = add_code(self.quantized, self.source.operatorCodes[operator.opcodeIndex])
         new.inputs = np.array([self.form(index) for index in operator.inputs], np.int32)
         new.outputs = np.array([self.result(index) for index in operator.outputs], np.int32)
         self.operators.append(new)
@@ -116,7 +117,7 @@ class _Surgery:
             return -1
         tensor = self.before.tensors[index]
         if index not in self.forms:
-            if _is_constant(self.source, tensor):
+            if has_data(self.source, tensor):
                 self.forms[index] = self.copied(tensor, _name(tensor) + "_float")
             else:
                 here = self.place[_name(tensor)]
@@ -139,70 +140,16 @@ class _Surgery:
         return self.forms[index]
 
     def convert(self, kind: int, given: int, made: int) -> None:
-        code = schema.OperatorCodeT()
-        code.builtinCode, code.version = kind, 2 if kind == _CODES.DEQUANTIZE else 1
-        code.deprecatedBuiltinCode = min(kind, 127)
-        operator = schema.OperatorT()
-        operator.opcodeIndex = self.code(code)
-        operator.inputs, operator.outputs = np.array([given], np.int32), np.array([made], np.int32)
-        self.operators.append(operator)
+        version = 2 if kind == _CODES.DEQUANTIZE else 1  # the first one knows no int8
+        self.operators.append(add_operator(self.quantized, kind, [given], made, version=version))
 
     def copied(self, tensor: Any, name: str) -> int:
         new = copy.copy(tensor)
         new.name, new.quantization = name.encode(), None
-        data = self.source.buffers[tensor.buffer].data
-        new.buffer = 0
-        if data is not None and len(data):
-            buffer = schema.BufferT()
-            buffer.data = data
-            self.quantized.buffers.append(buffer)
-            new.buffer = len(self.quantized.buffers) - 1
+        is_constant = has_data(self.source, tensor)
+        new.buffer = add_buffer(self.quantized, self.source.buffers[tensor.buffer].data) if is_constant else 0
         self.graph.tensors.append(new)
         return len(self.graph.tensors) - 1
-
-    def code(self, wanted: Any) -> int:
-        codes = self.quantized.operatorCodes
-        for index, code in enumerate(codes):
-            if (_number(code), code.customCode, code.version) == (_number(wanted), wanted.customCode, wanted.version):
-                return index
-        codes.append(copy.copy(wanted))
-        return len(codes) - 1
-
-
-def _drop_unread(model: Any) -> None:
-    """Takes out operators whose results nobody reads any more, tensors that no operator has, and their data."""
-    graph = model.subgraphs[0]
-    read = {int(index) for index in graph.outputs}
-    kept = []
-    for operator in reversed(graph.operators):
-        if not _any(operator.outputs) or any(int(index) in read for index in operator.outputs):
-            kept.append(operator)
-            read |= {int(index) for index in operator.inputs}
-    graph.operators = kept[::-1]
-    used = {int(i) for op in kept for i in (*op.inputs, *op.outputs, *(op.intermediates or ()))} - {-1}
-    used |= {int(index) for index in (*graph.inputs, *graph.outputs)}
-    new = {old: place for place, old in enumerate(sorted(used))}
-    graph.tensors = [graph.tensors[index] for index in sorted(used)]
-    for operator in kept:
-        for side in ("inputs", "outputs", "intermediates"):
-            _renumber(operator, side, new)
-    for side in ("inputs", "outputs"):
-        _renumber(graph, side, new)
-    for signature in model.signatureDefs or ():
-        if signature.subgraphIndex == 0:
-            for entry in (*signature.inputs, *signature.outputs):
-                entry.tensorIndex = new[entry.tensorIndex]
-    held = {tensor.buffer for each in model.subgraphs for tensor in each.tensors}
-    held |= {entry.buffer for entry in model.metadata or ()}
-    for index, buffer in enumerate(model.buffers):
-        if index not in held:  # keeps its place: others are known by their number
-            buffer.data = None
-
-
-def _renumber(holder: Any, side: str, new: Mapping[int, int]) -> None:
-    old = getattr(holder, side)
-    if old is not None:
-        setattr(holder, side, np.array([new.get(int(index), -1) for index in old], np.int32))
 
 
 def _any(vector: Any) -> bool:
@@ -215,16 +162,3 @@ def _name(tensor: Any) -> str:
 
 def _first(model: Any, operator: Any) -> str:
     return _name(model.subgraphs[0].tensors[operator.outputs[0]]) if _any(operator.outputs) else ""
-
-
-def _is_constant(model: Any, tensor: Any) -> bool:
-    data = model.buffers[tensor.buffer].data
-    return data is not None and len(data) > 0
-
-
-def _number(code: Any) -> int:
-    return int(max(code.builtinCode, code.deprecatedBuiltinCode))
-
-
-def _kind(model: Any, operator: Any) -> int:
-    return _number(model.operatorCodes[operator.opcodeIndex])

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
 from edgekit import preprocess
-from edgekit.convert.calibrate import Feeds, cores
+from edgekit.convert.calibrate import Feeds, shared_out
 from edgekit.convert.flatbuffer import read_model
 from edgekit.runner.interpreter import open_interpreter
 from edgekit.runner.tensors import describe_variant, encoder
@@ -52,7 +51,5 @@ def observe(model: Path, feeds: Feeds, look: Callable[[int, Read], _T]) -> list[
             found.append(look(int(sample), read))
         return found
 
-    count = len(next(iter(feeds.values())))
-    workers = min(cores(), count)
-    with ThreadPoolExecutor(max(workers, 1)) as pool:
-        return [one for part in pool.map(work, np.array_split(np.arange(count), max(workers, 1))) for one in part]
+    parts = shared_out(work, np.arange(len(next(iter(feeds.values())))))
+    return [one for part in parts for one in part]

@@ -20,7 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edgekit.convert.fitting import Input, Source
 from edgekit.convert.onnx_node import Node
 from edgekit.convert.onnx_operators import OPERATORS
-from edgekit.errors import ConversionError, NotAModel
+from edgekit.errors import ConversionError, NotAModel, first_line
 
 _HINT = "export the model so that what it does depends on the sizes of its inputs alone"
 _QUANTIZED = {"QuantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"}
@@ -127,8 +127,7 @@ def load_onnx(path: Path) -> Source:
         options.log_severity_level = 3
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:
-        told = (str(error).strip().splitlines() or [""])[0]
-        raise NotAModel(f"it is damaged or not an ONNX model ({told[:200]})", hint="export it again") from error
+        raise NotAModel(f"it is damaged or not an ONNX model ({first_line(error)})", hint="export it again") from error
     found = {node.op_type: node for node in _nodes(model.graph)}
     if quantized := _QUANTIZED & found.keys():
         raise NotAModel(

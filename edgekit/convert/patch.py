@@ -9,6 +9,7 @@ from collections import Counter
 
 import numpy as np
 
+from edgekit.convert.constants import stored
 from edgekit.convert.flatbuffer import _schema, read_model
 
 _DTYPES = ("int8", "int4", "int32", "int64", "float32")
@@ -35,10 +36,7 @@ def own_constants(content: bytearray) -> dict[int, np.ndarray]:
         number = graphs[0].Tensors(tensor.index).Buffer()
         if users[number] != 1:
             continue
-        buffer = model.Buffers(number)
-        values = buffer.DataAsNumpy()
-        if isinstance(values, int) or not len(values):  # behind the flatbuffer
-            values = np.frombuffer(content, np.uint8)[buffer.Offset() : buffer.Offset() + buffer.Size()]
+        values = stored(model.Buffers(number), content)
         if values.nbytes == tensor.data_bytes:
             found[tensor.index] = values if tensor.dtype == "int4" else values.view(tensor.dtype).reshape(tensor.shape)
     return found

@@ -14,9 +14,9 @@ from edgekit.bundle import Bundle, Manifest, Variant, write_bundle
 from edgekit.convert.arguments import unwritable
 from edgekit.convert.calibrate import Feeds
 from edgekit.convert.cautions import cautions
-from edgekit.convert.choose import CHEAP_MACS
 from edgekit.convert.compare import Comparison
-from edgekit.convert.cost import macs
+from edgekit.convert.coral import edgetpu_findings, for_edgetpu
+from edgekit.convert.cost import is_cheap
 from edgekit.convert.describe import per_channel_weights
 from edgekit.convert.ends import with_ends
 from edgekit.convert.finding import Finding
@@ -79,8 +79,7 @@ def convert(request: Request, *, progress: Progress = lambda stage: None) -> Con
         source = _to_float(request, given, folder, progress)
         progress("lint")
         # of a small network a sample costs next to nothing, and all of them make up to 0.6 dB more (measured, ResNet8)
-        is_cheap = macs(read_model(source.float_model)) < CHEAP_MACS
-        until_settled = request.max_samples is None and not is_cheap
+        until_settled = request.max_samples is None and not is_cheap(read_model(source.float_model))
         settled = settle(source.float_model, given.raw, given.by_array, given.picked, until_settled=until_settled)
         findings = list(inspect_float(source.float_model, settled, given.board))
         check_strict(findings, request.strict)
@@ -88,8 +87,9 @@ def convert(request: Request, *, progress: Progress = lambda stage: None) -> Con
         progress("measure")
         proof = _proof(request, given, source.float_model)
         feeds = as_fed(source.float_model, settled.seen)
-        proved = tuple(_prove(request, proof, one, feeds, folder, progress) for one in made)
+        proved = tuple(_prove(request, given, proof, one, feeds, folder, progress) for one in made)
         findings += [f for one in proved for f in runtime_findings(read_model(one.made.path), given.board)]
+        findings += [f for one in proved for f in edgetpu_findings(one.made, given.board, given.delegates)]
         findings += inspect_preprocessing(source.float_model, proof.float_model, given.held_out)
         findings = list(dict.fromkeys(findings))
         check_strict(findings, request.strict)
@@ -161,7 +161,7 @@ def _make(
 
 
 def _proof(request: Request, given: Given, float_model: Path) -> Proof:
-    opener = partial(open_variant, specs=given.specs, board=given.board)
+    opener = partial(open_variant, specs=given.specs, board=given.board, delegates=given.delegates)
     return Proof(
         float_model=opener(Made("float32", float_model, None, "", ())),
         float_path=float_model,
@@ -175,7 +175,7 @@ def _proof(request: Request, given: Given, float_model: Path) -> Proof:
 
 
 def _prove(
-    request: Request, proof: Proof, made: Made, feeds: Feeds, folder: Path, progress: Progress
+    request: Request, given: Given, proof: Proof, made: Made, feeds: Feeds, folder: Path, progress: Progress
 ) -> Proved:  # fmt: skip
     """One variant beside float, repaired if it has to be, with the ends that are asked for."""
     timeout_s = request.timeout_s
@@ -186,7 +186,8 @@ def _prove(
         progress=progress,
     )
     ends = {"input_type": request.input_type, "output_type": request.output_type}
-    return proof.again(proved, with_ends(proved.made, folder / "ends", **ends, timeout_s=timeout_s))
+    done = with_ends(proved.made, folder / "ends", **ends, timeout_s=timeout_s)
+    return proof.again(proved, for_edgetpu(done, given.board, given.delegates, folder / "edgetpu"))
 
 
 def _about(

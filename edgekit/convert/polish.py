@@ -13,8 +13,7 @@ from pathlib import Path
 
 from edgekit.convert.bias import correct_bias
 from edgekit.convert.calibrate import Feeds
-from edgekit.convert.choose import CHEAP_MACS
-from edgekit.convert.cost import macs
+from edgekit.convert.cost import is_cheap
 from edgekit.convert.flatbuffer import read_model
 from edgekit.convert.held_out import FEWEST, HeldOut, some, split
 from edgekit.convert.rounding import round_weights
@@ -38,7 +37,7 @@ def polished(path: Path, float_model: Path, feeds: Feeds, folder: Path, *, round
     """
     best = Polished(path, "")
     count = len(next(iter(feeds.values())))
-    if count < FEWEST or (macs(read_model(float_model)) >= CHEAP_MACS and not rounding):
+    if count < FEWEST or (not rounding and not is_cheap(read_model(float_model))):
         return best
     folder.mkdir(parents=True, exist_ok=True)
     rest, judges = split(count)

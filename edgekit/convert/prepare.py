@@ -8,7 +8,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from edgekit.convert.decompose import decompose
-from edgekit.convert.rewrite import add_constant, code_of
+from edgekit.convert.rewrite import add_constant, code_of, constant, kind_of
 
 _PRODUCTS = {schema.BuiltinOperator.NEG, schema.BuiltinOperator.SQUARE}
 _WITH_BIAS = {  # its index in their inputs is 2
@@ -40,7 +40,7 @@ def _as_products(model: Any) -> bool:
         operator.builtinOptionsType = schema.BuiltinOptions.MulOptions
         operator.builtinOptions = schema.MulOptionsT()
     for code in model.operatorCodes:  # themselves: LiteRT's quantizer stumbles over codes nobody uses
-        if max(code.builtinCode, code.deprecatedBuiltinCode) in _PRODUCTS:
+        if kind_of(code) in _PRODUCTS:
             code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.MUL
             code.version = 1
     return bool(found)
@@ -75,12 +75,10 @@ def _own_biases(model: Any) -> bool:
         if code_of(model, operator) not in _WITH_BIAS or len(operator.inputs) < 3 or operator.inputs[2] < 0:
             continue
         bias = int(operator.inputs[2])
-        tensor = graph.tensors[bias]
-        values = model.buffers[tensor.buffer].data
-        if bias in seen and values is not None and len(values) and tensor.type == schema.TensorType.FLOAT32:
+        values = constant(model, bias) if bias in seen else None
+        if values is not None and values.dtype == np.float32:
             copies += 1
-            name = tensor.name + f"/edgekit_{copies}".encode()
-            bias = add_constant(model, name, np.asarray(values, np.uint8).view(np.float32).reshape(tensor.shape))
+            bias = add_constant(model, graph.tensors[bias].name + f"/edgekit_{copies}".encode(), values)
             operator.inputs = np.array([*operator.inputs[:2], bias, *operator.inputs[3:]], np.int32)
         seen.add(bias)
     return copies > 0

@@ -7,15 +7,13 @@ libraries. With TORCH_FORCE_WEIGHTS_ONLY_LOAD its pickles are harmless; the othe
 from __future__ import annotations
 
 import json
-import lzma
 import re
-import struct
 import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from edgekit.convert.damaged import ARCHIVE_ERRORS
 from edgekit.errors import NotAModel
 
 WEIGHTS_ONLY = {"TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1"}  # read by torch.load, whatever its caller asks for
@@ -36,8 +34,6 @@ _NAMES = {"Symbol", "Integer", "Rational", "Add", "Mul", "Pow", "Max", "Min", "E
     *("IntTrueDiv", "FloatTrueDiv", "PowByNatural", "TruncToInt", "ToFloat", "floor", "ceiling", "Piecewise"),
 }
 _SYMBOL = re.compile(r"(s|u|zf|zuf)\d+")
-# what zipfile and json raise of damaged files: a wrong method, an end too early, a password
-_DAMAGE = (ValueError, OSError, EOFError, zlib.error, lzma.LZMAError, RuntimeError, struct.error, IndexError)
 _HINT = "make it again with torch.export.save; --trust loads it all the same, and runs what it brings"
 
 
@@ -47,7 +43,7 @@ def check_pt2(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             for member in archive.infolist():
                 _check_member(archive, member)
-    except (zipfile.BadZipFile, *_DAMAGE) as error:
+    except ARCHIVE_ERRORS as error:
         raise NotAModel(f"it is damaged or not a .pt2 file ({error})", hint="was it copied completely?") from error
 
 

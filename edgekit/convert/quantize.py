@@ -40,22 +40,24 @@ def quantize(
     *,
     timeout_s: float = 1800.0,
     back_ends: Sequence[str] | None = None,
+    trial: bool = False,
 ) -> Quantized:
     """`float_model` in that mode, once for each of `ranges` (none: for modes that need none), in `folder`.
 
+    `trial`: to be judged, not shipped; the first file is checked like any other, the others are the same graph.
     Raises ConversionError with what each quantizer said if none of them can.
     """
     if mode == "float32":
         return Quantized((float_model,), "")
     folder.mkdir(parents=True, exist_ok=True)
-    job = {"model": str(float_model.absolute()), "mode": mode, "ranges": list(ranges)}
+    job = {"model": str(float_model.absolute()), "mode": mode, "ranges": list(ranges), "trial": trial}
     (folder / "job.json").write_text(json.dumps(job), "utf-8")
     paths = tuple(folder / f"{number}.tflite" for number in range(max(len(ranges), 1)))
     said = []
     for back_end in back_ends or BACK_ENDS[mode]:
         try:
             made_by = _run(back_end, folder, timeout_s)
-            for path in paths:
+            for path in paths[:1] if trial else paths:
                 check_mode(path, mode)
             return Quantized(paths, made_by)
         except ConversionError as error:
@@ -67,7 +69,7 @@ def quantize(
 def check_runs(model: Path, folder: Path, *, timeout_s: float = 600.0) -> None:
     """ConversionError unless LiteRT runs the file; tried in a child process, so that a hostile one crashes nobody else."""
     folder.mkdir(parents=True, exist_ok=True)
-    job = {"model": str(model.absolute()), "mode": "", "ranges": []}
+    job = {"model": str(model.absolute()), "mode": "", "ranges": [], "trial": False}
     (folder / "job.json").write_text(json.dumps(job), "utf-8")
     _run("none", folder, timeout_s)
 

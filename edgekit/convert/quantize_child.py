@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.convert.child import end_with_parent, report
-from edgekit.errors import ConversionError, EdgekitError
+from edgekit.errors import ConversionError, EdgekitError, first_line, summary
 
 Ranges = Mapping[str, "tuple[float, float]"]
 _CAST_OPERATORS = ("CONV_2D", "DEPTHWISE_CONV_2D", "CONV_2D_TRANSPOSE", "FULLY_CONNECTED", "EMBEDDING_LOOKUP")
@@ -32,13 +32,14 @@ def run(back_end: str, folder: Path) -> str:
     if back_end == "none":  # only to see whether a file can be run
         check_runs(model)
         return ""
-    make, package = {"litert": (with_litert, "ai-edge-litert"), "litert-quantizer": (with_litert_quantizer, None)}[
-        back_end
-    ]
+    make, package, finish = {
+        "litert": (with_litert, "ai-edge-litert", _without_ranges),
+        "litert-quantizer": (with_litert_quantizer, "litert-quantizer", _inlined),
+    }[back_end]
     try:
         for number, content in enumerate(make(model, mode, several)):
             path = folder / f"{number}.tflite"
-            path.write_bytes(content)
+            path.write_bytes(content if job["trial"] else finish(content))
             if number == 0:  # the others are the same graph with other scales
                 check_runs(path)
     except ImportError as error:
@@ -46,9 +47,7 @@ def run(back_end: str, folder: Path) -> str:
     except EdgekitError:
         raise
     except Exception as error:  # pybind gives whatever the C++ code threw; litert-quantizer has a dozen kinds
-        told = next(iter(str(error).strip().splitlines()), "")
-        raise ConversionError(f"{type(error).__name__}: {told[:200]}", hint="try another --mode") from error
-    package = package or "litert-quantizer"
+        raise ConversionError(f"{summary(error)}", hint="try another --mode") from error
     return f"{package} {metadata.version(package)}"
 
 
@@ -64,8 +63,7 @@ def check_runs(path: Path) -> None:
             interpreter.set_tensor(details["index"], content)
         interpreter.invoke()
     except (EdgekitError, ValueError, RuntimeError) as error:
-        told = next(iter(str(error).strip().splitlines()), "")
-        raise ConversionError(f"LiteRT does not run it: {told[:200]}", hint="try another --mode") from error
+        raise ConversionError(f"LiteRT does not run it: {first_line(error)}", hint="try another --mode") from error
 
 
 # --- the quantizer in ai-edge-litert's wheel ------------------------------------------------------------------------
@@ -80,7 +78,7 @@ def with_litert(path: Path, mode: str, several: Sequence[Ranges]) -> Iterator[by
     import numpy as np
     from ai_edge_litert import _pywrap_tensorflow_lite_calibration_wrapper as wrapper
 
-    from edgekit.convert.rewrite import packed, restamp, stamp, unpacked, without_ranges
+    from edgekit.convert.rewrite import packed, restamp, stamp, unpacked
 
     numbers = {name: np.dtype(name).num for name in ("int8", "int16", "int32", "int64", "float32")}
     outside, inside, bias = {
@@ -101,7 +99,13 @@ def with_litert(path: Path, mode: str, several: Sequence[Ranges]) -> Iterator[by
             numbers[outside], numbers[outside], False, numbers[inside], numbers[bias], False, False
         )
         del quantizer, content  # before the next one needs as much
-        yield packed(without_ranges(unpacked(bytes(made))))
+        yield bytes(made)
+
+
+def _without_ranges(content: bytes) -> bytes:
+    from edgekit.convert.rewrite import packed, unpacked, without_ranges
+
+    return packed(without_ranges(unpacked(content)))
 
 
 # --- litert-quantizer -----------------------------------------------------------------------------------------------
@@ -113,8 +117,6 @@ def with_litert_quantizer(path: Path, mode: str, several: Sequence[Ranges]) -> I
 
     import numpy as np
     from litert_quantizer import quantizer, recipe
-
-    from edgekit.convert.rewrite import packed, unpacked
 
     logging.disable(logging.WARNING)
     recipes: Mapping[str, Callable[[], Any]] = {
@@ -149,7 +151,14 @@ def with_litert_quantizer(path: Path, mode: str, several: Sequence[Ranges]) -> I
                 for name, (low, high) in ranges.items()
             }
         done = maker.quantize(values, enable_progress_report=False)
-        yield packed(unpacked(bytes(done.quantized_model)))
+        yield bytes(done.quantized_model)
+
+
+def _inlined(content: bytes) -> bytes:
+    """With the weights inside the flatbuffer, not behind it."""
+    from edgekit.convert.rewrite import packed, unpacked
+
+    return packed(unpacked(content))
 
 
 if __name__ == "__main__":

@@ -22,6 +22,8 @@ from edgekit.convert.samples import Samples, check_fit, preprocessed, read_sampl
 from edgekit.convert.selection import pick
 from edgekit.convert.settle import MOST
 from edgekit.convert.variants import check_modes
+from edgekit.delegates import parse_delegate
+from edgekit.manifest import Delegate
 from edgekit.target import Target, load_target
 
 SHOWN = 16  # samples that a front end gets: to see their shapes, and to compare the answers of both models
@@ -49,6 +51,7 @@ class Request:
     max_drop: float = MAX_DROP  # that each variant may lose beside float; gate says of what
     strict: bool = False  # a warning of the lint is an error
     report: Path | bool = True  # where the HTML goes, also of a refused model; True: beside the bundle
+    delegates: Sequence[str] = ()  # what may run it, in order (edgekit.delegates); none: the target's, or the CPU
     name: str | None = None  # of the bundle; None: the model's
     timeout_s: float = 1800.0  # of each converter
     trust: bool = False  # code inside the model's file may run
@@ -71,6 +74,7 @@ class Given:
     rules: Sequence[Rule]
     page: Path | None  # of the report; None: none is wanted
     board: Target | None
+    delegates: Sequence[Delegate]
     specs: Mapping[str, preprocess.Spec]  # by input name, "" for all others
     class_names: Sequence[str]
     raw: Samples
@@ -115,6 +119,7 @@ def read_request(request: Request) -> Given:
         rules=rules,
         page=page,
         board=board,
+        delegates=tuple(map(parse_delegate, request.delegates)),
         specs=specs,
         class_names=classes,
         raw=raw,

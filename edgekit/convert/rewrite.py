@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from typing import Any
 
 import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
+
+_TYPES: dict[Any, int] = {
+    np.dtype(np.float32): schema.TensorType.FLOAT32,
+    np.dtype(np.int32): schema.TensorType.INT32,
+    np.dtype(np.int64): schema.TensorType.INT64,
+}
 
 
 def unpacked(model: bytes) -> Any:
@@ -41,8 +48,7 @@ def stamp(model: Any, ranges: Mapping[str, tuple[float, float]]) -> None:
         for tensor in graph.tensors:
             tensor.quantization = None
             found = ranges.get(tensor.name.decode("utf-8", "replace"))
-            data = model.buffers[tensor.buffer].data
-            if found is None or tensor.type != schema.TensorType.FLOAT32 or (data is not None and len(data)):
+            if found is None or tensor.type != schema.TensorType.FLOAT32 or has_data(model, tensor):
                 continue
             tensor.quantization = schema.QuantizationParametersT()
             tensor.quantization.min, tensor.quantization.max = [float(found[0])], [float(found[1])]
@@ -99,43 +105,79 @@ def without_softmax(model: Any) -> bool:
     return True
 
 
+def has_data(model: Any, tensor: Any) -> bool:
+    """Whether the tensor is a constant of the unpacked `model`."""
+    data = model.buffers[tensor.buffer].data
+    return data is not None and len(data) > 0
+
+
+def constant(model: Any, index: int) -> np.ndarray | None:
+    """The values of a constant float32, int32 or int64 tensor, in its shape; None for anything else."""
+    tensor = model.subgraphs[0].tensors[index]
+    if tensor.type not in _TYPES.values() or not has_data(model, tensor):
+        return None
+    dtype = next(dtype for dtype, number in _TYPES.items() if number == tensor.type)
+    shape = [] if tensor.shape is None else [int(size) for size in tensor.shape]  # a scalar has none
+    values: np.ndarray = np.asarray(model.buffers[tensor.buffer].data, np.uint8).view(dtype).reshape(shape)
+    return values
+
+
 def add_constant(model: Any, name: bytes, values: np.ndarray) -> int:
-    """The index of a new float constant."""
-    buffer = schema.BufferT()
-    buffer.data = values.view(np.uint8).reshape(-1)
-    model.buffers.append(buffer)
-    index = add_tensor(model, name, values.shape)
-    model.subgraphs[0].tensors[index].buffer = len(model.buffers) - 1
+    """The index of a new constant of those values, float32, int32 or int64 as they are."""
+    index = add_tensor(model, name, values.shape, values.dtype)
+    model.subgraphs[0].tensors[index].buffer = add_buffer(
+        model, np.ascontiguousarray(values).reshape(-1).view(np.uint8)
+    )
     return index
 
 
-def add_tensor(model: Any, name: bytes, shape: Sequence[int]) -> int:
-    """The index of a new float tensor that an operator is to compute."""
+def add_buffer(model: Any, data: Any) -> int:
+    """The number of a new buffer."""
+    buffer = schema.BufferT()
+    buffer.data = data
+    model.buffers.append(buffer)
+    return len(model.buffers) - 1
+
+
+def add_tensor(model: Any, name: bytes, shape: Sequence[int], dtype: Any = np.float32) -> int:
+    """The index of a new tensor that an operator is to compute."""
     tensor = schema.TensorT()
     tensor.name, tensor.shape, tensor.buffer = name, [int(size) for size in shape], 0  # buffer 0 is the empty one
-    tensor.type, tensor.hasRank = schema.TensorType.FLOAT32, True
+    tensor.type, tensor.hasRank = _TYPES[np.dtype(dtype)], True
     model.subgraphs[0].tensors.append(tensor)
     return len(model.subgraphs[0].tensors) - 1
 
 
-def add_operator(model: Any, code: int, inputs: Sequence[int], output: int, options: Any = None) -> Any:
-    """A new operator of that kind, version 1, which belongs to no graph yet; `options` are its schema.…OptionsT."""
-    codes = model.operatorCodes
-    found = [i for i, c in enumerate(codes) if max(c.builtinCode, c.deprecatedBuiltinCode) == code and c.version == 1]
-    if not found:
-        made = schema.OperatorCodeT()
-        made.builtinCode, made.deprecatedBuiltinCode, made.version = code, min(code, 127), 1
-        codes.append(made)
-        found = [len(codes) - 1]
+def add_operator(
+    model: Any, code: int, inputs: Sequence[int], output: int, options: Any = None, *, version: int = 1
+) -> Any:
+    """A new operator of that kind, which belongs to no graph yet; `options` are its schema.…OptionsT."""
+    wanted = schema.OperatorCodeT()
+    wanted.builtinCode, wanted.deprecatedBuiltinCode, wanted.version = code, min(code, 127), version
     operator = schema.OperatorT()
-    operator.opcodeIndex, operator.inputs, operator.outputs = found[0], np.array(inputs, np.int32), [int(output)]
+    operator.opcodeIndex, operator.inputs = add_code(model, wanted), np.array(inputs, np.int32)
+    operator.outputs = np.array([output], np.int32)
     if options is not None:
         operator.builtinOptions = options
         operator.builtinOptionsType = getattr(schema.BuiltinOptions, type(options).__name__[:-1])
     return operator
 
 
-def code_of(model: Any, operator: Any) -> int:
-    """The number of an operator's kind; the old field is one byte, so newer kinds are only in the new one."""
-    code = model.operatorCodes[operator.opcodeIndex]
+def add_code(model: Any, wanted: Any) -> int:
+    """The index of an operator code; it is added where there is none like it."""
+    codes = model.operatorCodes
+    for index, code in enumerate(codes):
+        if (kind_of(code), code.customCode, code.version) == (kind_of(wanted), wanted.customCode, wanted.version):
+            return index
+    codes.append(copy(wanted))
+    return len(codes) - 1
+
+
+def kind_of(code: Any) -> int:
+    """The number of an operator code's kind; the old field is one byte, so newer kinds are only in the new one."""
     return int(max(code.builtinCode, code.deprecatedBuiltinCode))
+
+
+def code_of(model: Any, operator: Any) -> int:
+    """The number of an operator's kind."""
+    return kind_of(model.operatorCodes[operator.opcodeIndex])

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import lzma
-import struct
 import wave
-import zipfile
-import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from edgekit.convert.damaged import ARCHIVE_ERRORS
 from edgekit.convert.selection import balanced
-from edgekit.errors import InputError, MissingLibrary, SamplesError
+from edgekit.errors import InputError, MissingLibrary, SamplesError, first_line
 
 IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 SOUNDS = {".wav"}
@@ -104,9 +101,8 @@ def decode_image(stream: Any, name: object) -> tuple[np.ndarray, bool]:
     except SamplesError:
         raise
     except Exception as error:  # Pillow raises a dozen kinds for files that are damaged, or bombs
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise SamplesError(
-            f"{name} cannot be read as an image: {reason}", hint="remove the file or copy it again"
+            f"{name} cannot be read as an image: {first_line(error)}", hint="remove the file or copy it again"
         ) from error
 
 
@@ -159,9 +155,12 @@ def read_arrays(path: Path, *, most_bytes: int) -> dict[str, np.ndarray]:
 
 
 # what numpy, zipfile, zlib and lzma raise for files that are cut off, changed, or claim to hold more than there is memory
-_DAMAGED: tuple[type[Exception], ...] = (ValueError, OSError, EOFError, LookupError, zlib.error, zipfile.BadZipFile)
-_DAMAGED += (lzma.LZMAError, MemoryError, NotImplementedError, RuntimeError, OverflowError, TypeError, SyntaxError)
-_DAMAGED += (struct.error, AttributeError)
+_DAMAGED: tuple[type[Exception], ...] = (
+    *ARCHIVE_ERRORS,
+    MemoryError,
+    SyntaxError,
+    AttributeError,
+)  # the last three: what a .npy says it holds
 
 
 def _plain(member: object) -> np.ndarray:

@@ -132,3 +132,19 @@ def _called_first(nodes: Any, signature: str) -> list[str] | None:
 
 
 _WHILE_LOADED = {"_create_resource", "_initialize", "_destroy_resource", "_restore_from_tensors"}
+
+
+def without_optimizers(path: Path, model: Any, folder: Path) -> Path:
+    """A copy of the SavedModel without what an optimizer remembers: TensorFlow 2.21 cannot load that of older ones.
+
+    It fails with `'_UserObject' object has no attribute 'add_slot'`. The variables are linked to, not copied.
+    """
+    for graph in model.meta_graphs:
+        for node in graph.object_graph_def.nodes:
+            del node.slot_variables[:]
+    folder.mkdir()
+    (folder / "saved_model.pb").write_bytes(model.SerializeToString())
+    for part in ("variables", "assets"):
+        if (path / part).is_dir():
+            (folder / part).symlink_to((path / part).absolute(), target_is_directory=True)
+    return folder

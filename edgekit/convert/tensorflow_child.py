@@ -19,13 +19,14 @@ import numpy as np
 
 from edgekit.convert.child import end_with_parent, report
 from edgekit.convert.custom_code import load_custom
-from edgekit.convert.fitting import fits, shape_text
+from edgekit.convert.fitting import by_input, check_numbers, fits, shape_text
 from edgekit.convert.float_check import Answers, float_difference
 from edgekit.convert.keras_file import check_code, read_configuration
 from edgekit.convert.loading import Loading
-from edgekit.convert.saved_model_file import check_folder, check_operators, choose_signature, fill
+from edgekit.convert.saved_model_file import check_folder, check_operators, choose_signature, fill, without_optimizers
 from edgekit.convert.spelling import known_to_tflite
-from edgekit.errors import ConversionError, EdgekitError, NotAModel, SamplesError
+from edgekit.convert.tflite_file import with_signature
+from edgekit.errors import ConversionError, EdgekitError, NotAModel, SamplesError, summary
 
 SIGNATURE = "serving_default"
 
@@ -57,8 +58,9 @@ def convert(kind: str, path: Path, folder: Path) -> dict[str, Any]:
         configuration = read_configuration(path)
     else:
         check_folder(path)
-    import keras
-    import tensorflow as tf
+    with _unseen("sklearn", "jax"):  # which they import for wrappers that nobody asks for: 0.7 and 0.5 s
+        import keras
+        import tensorflow as tf
 
     custom = load_custom(loading.custom)
     if kind == "keras":
@@ -71,19 +73,29 @@ def convert(kind: str, path: Path, folder: Path) -> dict[str, Any]:
     fixed = {name: tf.TensorSpec(samples[name].shape[1:], spec.dtype, name) for name, spec in source.inputs.items()}
     try:
         with _unrolled(source.recurrent):
-            traced = _traced(tf, source, fixed, folder / "fixed")
-        float_model = _converted(_converter(tf, traced).convert, "convert it to float")
+            float_model = _to_tflite(tf, source, fixed, folder / "fixed", directly=kind == "keras")
     except ConversionError as error:  # a graph may insist on a free batch
         print(error, file=sys.stderr)
         fixed = {}
-        traced = _traced(tf, source, source.inputs, folder / "free")
-        float_model = _converted(_converter(tf, traced).convert, "convert it to float")
+        float_model = _to_tflite(tf, source, source.inputs, folder / "free", directly=False)
     written = folder / "float.tflite"
     written.write_bytes(float_model)
     answer = _runnable(tf, source, {name: array[0] for name, array in samples.items()})
     difference = float_difference(answer, written, samples)
     versions = {"tensorflow": tf.__version__, "keras": keras.__version__, "numpy": np.__version__}
     return {"float_difference": difference, "fixed_sizes": bool(fixed), "versions": versions}
+
+
+@contextlib.contextmanager
+def _unseen(*libraries: str) -> Iterator[None]:
+    """While open, these cannot be imported: who can do without them does."""
+    hidden = [name for name in libraries if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None is how Python says so
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del sys.modules[name]
 
 
 # --- loading --------------------------------------------------------------------------------------------------------
@@ -94,7 +106,7 @@ def _load_keras(tf: Any, keras: Any, path: Path, custom: Mapping[str, Any], trus
         model = keras.models.load_model(path, custom_objects=custom, compile=False, safe_mode=not trust)
         inputs = {tensor.name: tf.TensorSpec(tensor.shape, tensor.dtype, tensor.name) for tensor in model.inputs}
     except Exception as error:
-        raise NotAModel(f"it cannot be loaded: {_first_line(error)}", hint="save it again with this Keras") from error
+        raise NotAModel(f"it cannot be loaded: {summary(error)}", hint="save it again with this Keras") from error
 
     def answer(given: Mapping[str, Any]) -> Mapping[str, Any]:
         tensors = [tf.convert_to_tensor(given[name]) for name in inputs]
@@ -117,32 +129,16 @@ def _load_saved_model(tf: Any, path: Path, folder: Path, loading: Loading) -> So
     name = choose_signature(model, loading.signature)
     check_operators(model, name, trust=loading.trust)
     try:
-        loaded = tf.saved_model.load(str(_without_optimizers(path, model, folder)))
+        loaded = tf.saved_model.load(str(without_optimizers(path, model, folder)))
         signature = loaded.signatures[name]
     except Exception as error:
-        raise NotAModel(f"it cannot be loaded: {_first_line(error)}", hint="was it copied completely?") from error
+        raise NotAModel(f"it cannot be loaded: {summary(error)}", hint="was it copied completely?") from error
 
     def answer(given: Mapping[str, Any]) -> Mapping[str, Any]:
         outputs: Mapping[str, Any] = signature(**{name: tf.convert_to_tensor(array) for name, array in given.items()})
         return outputs
 
     return Source(answer, signature.structured_input_signature[1], loaded)
-
-
-def _without_optimizers(path: Path, model: Any, folder: Path) -> Path:
-    """A copy of the SavedModel without what an optimizer remembers: TensorFlow 2.21 cannot load that of older ones.
-
-    It fails with `'_UserObject' object has no attribute 'add_slot'`. The variables are linked to, not copied.
-    """
-    for graph in model.meta_graphs:
-        for node in graph.object_graph_def.nodes:
-            del node.slot_variables[:]
-    folder.mkdir()
-    (folder / "saved_model.pb").write_bytes(model.SerializeToString())
-    for part in ("variables", "assets"):
-        if (path / part).is_dir():
-            (folder / part).symlink_to((path / part).absolute(), target_is_directory=True)
-    return folder
 
 
 # --- samples --------------------------------------------------------------------------------------------------------
@@ -154,21 +150,12 @@ def _fitting(samples: Mapping[str, np.ndarray], inputs: Mapping[str, Any]) -> di
     `inputs` are TensorSpecs by name. An input whose first size is a number other than 1 has no batch dimension.
     Raises SamplesError where samples and model do not fit.
     """
-    if len(inputs) == 1 and len(samples) == 1:
-        samples = {next(iter(inputs)): next(iter(samples.values()))}
-    if set(samples) != set(inputs):
-        raise SamplesError(
-            f"the samples are for {', '.join(samples)}, the model's inputs are {', '.join(inputs)}",
-            hint="save one array for each input, under the input's name",
-        )
+    samples = by_input(samples, list(inputs))
     out = {}
     for name, spec in inputs.items():
         array = samples[name]
         dtype = np.dtype(spec.dtype.as_numpy_dtype)
-        if dtype.kind not in "fiub":
-            raise NotAModel(f"input {name!r} takes {dtype}, not numbers", hint="edgekit runs models of numbers")
-        if dtype.kind != "f" and array.dtype.kind == "f":
-            raise SamplesError(f"input {name!r} takes {dtype}, the samples are float", hint="give integers")
+        check_numbers(name, dtype, array)
         wanted = None if spec.shape.rank is None else tuple(spec.shape.as_list())
         got = array.shape[1:]
         if wanted is None or (wanted and wanted[0] in (None, 1) and fits(got, wanted[1:])):
@@ -199,23 +186,39 @@ def _unrolled(layers: Sequence[Any]) -> Iterator[None]:
             layer.unroll = unroll
 
 
-def _traced(tf: Any, source: Source, inputs: Mapping[str, Any], folder: Path) -> Path:
-    """A SavedModel of the source for inputs of these sizes. ConversionError if the graph does not allow them."""
+def _to_tflite(tf: Any, source: Source, inputs: Mapping[str, Any], folder: Path, *, directly: bool) -> bytes:
+    """The .tflite of the source for inputs of these sizes. ConversionError if the graph does not allow them.
+
+    `directly`: without a SavedModel in `folder` on the way, which takes 2.5 of 5 s (MobileNetV2-224). What a SavedModel has
+    traced itself may need one: composite operators are recognized there only.
+    """
     try:
-        module = tf.Module()
-        module.kept = source.kept
         with known_to_tflite(tf):
             function = tf.function(lambda **given: source.answer(given)).get_concrete_function(**inputs)
+    except Exception as error:
+        raise ConversionError(
+            f"TensorFlow cannot trace it: {summary(error)}", hint="does model.export('folder') work with it?"
+        ) from error
+    module = tf.Module()
+    module.kept = source.kept
+    if directly:
+        converter = tf.lite.TFLiteConverter.from_concrete_functions([function], module)
+        converter.experimental_lower_to_saved_model = False
+        try:
+            content = _converted(converter.convert, "convert it directly")
+            return with_signature(
+                content, sorted(inputs), sorted(function.structured_outputs)
+            )  # as tf.nest orders them
+        except (ConversionError, ValueError) as error:
+            print(error, file=sys.stderr)
+    try:
         tf.saved_model.save(module, str(folder), signatures={SIGNATURE: function})
     except Exception as error:
         raise ConversionError(
-            f"TensorFlow cannot trace it: {_first_line(error)}", hint="does model.export('folder') work with it?"
+            f"TensorFlow cannot save it: {summary(error)}", hint="does model.export('folder') work with it?"
         ) from error
-    return folder
-
-
-def _converter(tf: Any, folder: Path) -> Any:
-    return tf.lite.TFLiteConverter.from_saved_model(str(folder), signature_keys=[SIGNATURE])
+    converter = tf.lite.TFLiteConverter.from_saved_model(str(folder), signature_keys=[SIGNATURE])
+    return _converted(converter.convert, "convert it to float")
 
 
 def _converted(work: Callable[[], Any], what: str) -> bytes:
@@ -223,7 +226,7 @@ def _converted(work: Callable[[], Any], what: str) -> bytes:
         return bytes(work())
     except Exception as error:
         raise ConversionError(
-            f"TensorFlow cannot {what}: {_first_line(error)}",
+            f"TensorFlow cannot {what}: {summary(error)}",
             hint="an operator without a TFLite version or int8 form: replace that layer; LSTM and GRU: unroll=True",
         ) from error
 
@@ -280,19 +283,13 @@ def _runnable(tf: Any, source: Source, sample: Mapping[str, np.ndarray]) -> Answ
         ) from first
     assert first is not None
     raise ConversionError(
-        f"TensorFlow cannot run it on the first sample: {_first_line(first)}",
+        f"TensorFlow cannot run it on the first sample: {summary(first)}",
         hint="does it work there, with inputs like the samples?",
     ) from first
 
 
 def _as_arrays(answer: Callable[..., Mapping[str, Any]], given: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: np.asarray(tensor) for name, tensor in answer(given).items()}
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    told = next((line for line in lines if "error:" in line), lines[0] if lines else "")
-    return f"{type(error).__name__}: {told[:300]}"
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import numpy as np
 
 from edgekit.bundle import Tensor
 from edgekit.convert.describe import quantization
+from edgekit.convert.fitting import by_input, check_numbers
 from edgekit.convert.flatbuffer import read_model
 from edgekit.convert.quantize import check_runs
 from edgekit.errors import ConversionError, NotAModel, SamplesError
@@ -35,7 +36,7 @@ def take_tflite(path: Path, folder: Path, *, timeout_s: float) -> tuple[Path, bo
         )
     content = path.read_bytes()
     if not described.signatures:
-        content = _with_signature(content)
+        content = with_signature(content)
     copy = folder / "float.tflite"
     copy.write_bytes(content)
     try:
@@ -48,7 +49,11 @@ def take_tflite(path: Path, folder: Path, *, timeout_s: float) -> tuple[Path, bo
     return copy, not (computed and any(-1 in (t.shape_signature or ()) for t in graph.tensors))
 
 
-def _with_signature(content: bytes) -> bytes:
+def with_signature(content: bytes, inputs: Sequence[str] = (), outputs: Sequence[str] = ()) -> bytes:
+    """The .tflite with a signature that calls its inputs and outputs so, in their order; without names as its tensors.
+
+    Raises ValueError for another number of names.
+    """
     from ai_edge_litert import schema_py_generated as schema
 
     from edgekit.convert.rewrite import packed, unpacked
@@ -57,11 +62,11 @@ def _with_signature(content: bytes) -> bytes:
     graph = model.subgraphs[0]
     signature = schema.SignatureDefT()
     signature.signatureKey, signature.subgraphIndex = SIGNATURE, 0
-    for side, indexes in (("inputs", graph.inputs), ("outputs", graph.outputs)):
+    for side, indexes, names in (("inputs", graph.inputs, inputs), ("outputs", graph.outputs, outputs)):
         maps = []
-        for index in indexes:
+        for index, name in zip(indexes, names or [graph.tensors[i].name.decode() for i in indexes], strict=True):
             entry = schema.TensorMapT()
-            entry.name, entry.tensorIndex = graph.tensors[index].name, int(index)
+            entry.name, entry.tensorIndex = name.encode(), int(index)
             maps.append(entry)
         setattr(signature, side, maps)
     model.signatureDefs = [signature]
@@ -93,14 +98,7 @@ def fed(samples: Mapping[str, np.ndarray], inputs: Sequence[Tensor]) -> dict[str
 
     Raises SamplesError where samples and model do not fit.
     """
-    if len(inputs) == len(samples) == 1:
-        samples = {inputs[0].name: next(iter(samples.values()))}
-    names = [tensor.name for tensor in inputs]
-    if set(samples) != set(names):
-        raise SamplesError(
-            f"the samples are for {', '.join(samples)}, the model's inputs are {', '.join(names)}",
-            hint="save one array for each input, under the input's name",
-        )
+    samples = by_input(samples, [tensor.name for tensor in inputs])
     out = {}
     for tensor in inputs:
         array, dtype = samples[tensor.name], np.dtype(tensor.dtype)
@@ -111,7 +109,6 @@ def fed(samples: Mapping[str, np.ndarray], inputs: Sequence[Tensor]) -> dict[str
                 f"samples of shape ({told[0]}) do not fit input {tensor.name!r}, which is ({told[1]})",
                 hint="give samples as the model sees them, or a --preprocess spec that makes them so",
             )
-        if dtype.kind != "f" and array.dtype.kind == "f":
-            raise SamplesError(f"input {tensor.name!r} takes {dtype}, the samples are float", hint="give integers")
+        check_numbers(tensor.name, dtype, array)
         out[tensor.name] = array.astype(dtype, copy=False).reshape(len(array), *tensor.shape)
     return out

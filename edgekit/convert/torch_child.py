@@ -28,7 +28,7 @@ from edgekit.convert.float_check import float_difference
 from edgekit.convert.pt2_file import WEIGHTS_ONLY, check_pt2
 from edgekit.convert.samples_function import split_function
 from edgekit.convert.tflite_file import of_litert_torch
-from edgekit.errors import ConversionError, EdgekitError, InputError, NotAModel, SamplesError
+from edgekit.errors import ConversionError, EdgekitError, InputError, NotAModel, SamplesError, summary
 
 _FACTORY = "it takes no arguments and gives a torch.nn.Module"
 
@@ -114,7 +114,7 @@ def _load_pt2(path: Path, *, trust: bool) -> Source:
         program = torch.export.load(path)
         module = program.module(check_guards=False)
     except Exception as error:
-        raise NotAModel(f"it cannot be loaded: {_first_line(error)}", hint="save it again with this PyTorch") from error
+        raise NotAModel(f"it cannot be loaded: {summary(error)}", hint="save it again with this PyTorch") from error
     wanted = set(program.graph_signature.user_inputs)
     inputs = []
     for node in program.graph.nodes:
@@ -156,7 +156,7 @@ def _load_function(path: Path, names: Sequence[str]) -> Source:
     except (Exception, SystemExit) as error:  # the user's own code: anything
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
         where = f", line {lines[-1]}" if lines else ""
-        raise NotAModel(f"{name} raised {_first_line(error)}{where}", hint=_FACTORY) from error
+        raise NotAModel(f"{name} raised {summary(error)}{where}", hint=_FACTORY) from error
     if not isinstance(module, torch.nn.Module):
         raise NotAModel(f"{name} gave {type(module).__name__}, not a torch.nn.Module", hint=_FACTORY)
     module.to("cpu").eval()
@@ -184,7 +184,7 @@ def _tried(source: Source, samples: Mapping[str, np.ndarray]) -> list[Fitted]:
                 return fitted
     told = ", ".join(f"{name} (n, {', '.join(map(str, array.shape[1:]))})" for name, array in samples.items())
     raise SamplesError(
-        f"the model does not take samples of shape {told}: {_first_line(said)}",
+        f"the model does not take samples of shape {told}: {summary(said)}",
         hint="give samples as the model sees them (NCHW or NHWC), or a --preprocess spec that makes them so",
     )
 
@@ -212,7 +212,7 @@ def _checked(work: Callable[[], Any], what: str) -> Any:
         raise
     except Exception as error:
         raise ConversionError(
-            f"PyTorch cannot {what} it: {_first_line(error)}",
+            f"PyTorch cannot {what} it: {summary(error)}",
             hint="does torch.export.export(model, (sample,)) work with it, with a batch of 1?",
         ) from error
 
@@ -222,11 +222,6 @@ def _numpy_dtype(dtype: Any) -> np.dtype[Any]:
         return np.dtype(str(dtype).removeprefix("torch."))
     except TypeError:
         raise NotAModel(f"an input is {dtype}", hint="export it with float32 or integer inputs") from None
-
-
-def _first_line(error: BaseException | None) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0][:300] if lines else ''}"
 
 
 if __name__ == "__main__":

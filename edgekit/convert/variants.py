@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,8 @@ import numpy as np
 from edgekit import preprocess
 from edgekit.bundle import Delegate
 from edgekit.convert.calibrate import Extremes, Feeds
-from edgekit.convert.choose import Choice, choose, prepared
+from edgekit.convert.choose import Choice, choose
+from edgekit.convert.coral import units_of
 from edgekit.convert.cost import macs
 from edgekit.convert.describe import operator_counts
 from edgekit.convert.flatbuffer import read_model
@@ -79,7 +79,6 @@ def make_variants(
     samples, if they were measured already.
     """
     feeds = as_fed(float_model, samples)
-    chosen = partial(choose, float_model, feeds=feeds, extremes=extremes, policy=policy, timeout_s=timeout_s)
     choices: dict[str, Choice] = {}
 
     def choice_of(mode: str) -> Choice:
@@ -88,13 +87,12 @@ def make_variants(
         place = folder / mode
         same = choices.get({"int8": "int8-float-io", "int8-float-io": "int8"}.get(mode, ""))
         if same is None:
-            choice = chosen(mode=mode, folder=place)
+            choice = choose(float_model, mode, feeds, place, extremes=extremes, policy=policy, timeout_s=timeout_s)
         else:  # the two forms of int8 are the same inside: what was found for one holds for the other
-            source = prepared(float_model, place)  # as what the ranges were measured on
-            done = quantize(source, mode, [same.ranges], place, timeout_s=timeout_s)
+            done = quantize(same.source, mode, [same.ranges], place, timeout_s=timeout_s)
             choice = replace(same, path=done.paths[0], made_by=done.made_by)
         if mode != "int16x8":
-            better = polished(choice.path, prepared(float_model, place), feeds, place / "polish")
+            better = polished(choice.path, choice.source, feeds, place / "polish")
             choice = replace(choice, path=better.path, made_by=_said(choice.made_by, better))
         choices[mode] = choice
         return choice
@@ -106,7 +104,7 @@ def make_variants(
             choice = choice_of(mode)
             made.append(Made(mode, choice.path, choice.policy, choice.made_by, choice.tried))
         elif mode == MIXED:
-            made.append(_mixed(float_model, choice_of("int8"), rules, folder / MIXED, timeout_s))
+            made.append(_mixed(choice_of("int8"), rules, folder / MIXED, timeout_s))
         else:
             done = quantize(float_model, mode, [], folder / mode, timeout_s=timeout_s)
             better = Polished(done.paths[0], "")
@@ -127,16 +125,18 @@ def as_fed(float_model: Path, samples: Mapping[str, np.ndarray]) -> Feeds:
     return fed(samples, described.inputs)
 
 
-def _mixed(float_model: Path, int8: Choice, rules: Sequence[Rule], folder: Path, timeout_s: float) -> Made:
+def _mixed(int8: Choice, rules: Sequence[Rule], folder: Path, timeout_s: float) -> Made:
     """The int8 model with what the rules mean left in float."""
-    source = prepared(float_model, folder)
-    names = pick(rules, can_be_float(source, int8.path))
-    leave_float(source, int8.path, names, folder / "0.tflite")
+    folder.mkdir(parents=True, exist_ok=True)
+    names = pick(rules, can_be_float(int8.source, int8.path))
+    leave_float(int8.source, int8.path, names, folder / "0.tflite")
     check_runs(folder / "0.tflite", folder / "check", timeout_s=timeout_s)
     return Made(MIXED, folder / "0.tflite", int8.policy, int8.made_by, int8.tried)
 
 
-def open_variant(made: Made, *, specs: Mapping[str, preprocess.Spec], board: Target | None) -> Model:
+def open_variant(
+    made: Made, *, specs: Mapping[str, preprocess.Spec], board: Target | None, delegates: Sequence[Delegate] = ()
+) -> Model:
     """The variant in the runner that will serve it."""
     path = made.path
     interpreter = open_interpreter(path, threads=1)
@@ -153,7 +153,7 @@ def open_variant(made: Made, *, specs: Mapping[str, preprocess.Spec], board: Tar
     threads = None if board is None else board.threads
     if macs(described_file) < ONE_THREAD_MACS:
         threads = 1
-    options = {} if threads is None else {"threads": threads}
-    delegates = tuple(Delegate(d.name, options) for d in board.delegates) if board else (Delegate("cpu", options),)
-    variant_of = replace(described, ranges=made.ranges, operators=operators, delegates=delegates)
+    listed = delegates or (tuple(Delegate(d.name, d.options) for d in board.delegates) if board else ())
+    chosen = units_of(listed or (Delegate("cpu", {}),), threads)
+    variant_of = replace(described, ranges=made.ranges, operators=operators, delegates=chosen)
     return Model(variant_of, [interpreter], wanted)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from edgekit.errors import InputError
 
+Transport = Literal["auto", "paramiko", "openssh"]  # auto: paramiko, and `ssh` itself for what paramiko cannot do
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*|\[[0-9A-Fa-f:.]+(%[A-Za-z0-9]+)?\]")
 _PYTHON = re.compile(r"[A-Za-z0-9_./+-]+")
@@ -30,6 +32,7 @@ class Remote:
     host: str
     user: str | None
     port: int | None
+    transport: Transport = "auto"
 
     def __str__(self) -> str:
         user = f"{self.user}@" if self.user else ""
@@ -40,8 +43,10 @@ class Remote:
 Address = Local | Remote
 
 
-def parse_address(text: str) -> Address:
-    """The device that `text` names. Raises InputError for anything that is not a plain address."""
+def parse_address(text: str | Address, transport: Transport = "auto") -> Address:
+    """The device that `text` names, an Address as it is. Raises InputError for anything that is not a plain address."""
+    if isinstance(text, (Local, Remote)):
+        return text
     if text.startswith("local:"):
         if not text[6:] or "\0" in text:
             raise InputError(f"{text!r} names no folder", hint="for example local:./device")
@@ -53,7 +58,7 @@ def parse_address(text: str) -> Address:
         raise InputError(
             f"{text!r} is not a device", hint="give local:DIR, an alias of ~/.ssh/config, or user@host[:port]"
         )
-    return Remote(host.strip("[]"), user or None, int(port) if colon else None)
+    return Remote(host.strip("[]"), user or None, int(port) if colon else None, transport)
 
 
 def check_python(path: str) -> str:

@@ -1,39 +1,56 @@
 """What runs on the device during a deployment: takes blobs, installs runtimes and releases, proves, switches.
 
-Sent over the channel when there is work to do (disk.py, store.py, recorded.py and this file); standard library only,
-Python >= 3.9. A name from the other side is used only if it fits a grammar. A blob is trusted only after it was hashed
-where it lies; a runtime or release is synced to the disk before it gets its name. Until `current` is renamed, nothing
-that runs has changed.
+Sent over the channel when there is work to do; standard library only, Python >= 3.9. A name from the other side is used
+only if it fits a grammar. A blob is trusted only after it was hashed where it lies; a runtime or release is on the
+disk before it gets its name. What is in use changes in trial.py, and only there.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import select
-import subprocess
-import time
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO
 
-from edgekit.deploy.disk import ID, OUR_FAULT, Refused, checked, explain, read_listing, write_durably
+from edgekit.deploy.alone import as_file
+from edgekit.deploy.disk import (
+    ID,
+    OUR_FAULT,
+    Refused,
+    checked,
+    explain,
+    forgets,
+    read_listing,
+    write_durably,
+)
+from edgekit.deploy.health import check_in_use, golden_check
+from edgekit.deploy.journal import read_journal
+from edgekit.deploy.look import outcome, status, verify
 from edgekit.deploy.recorded import list_recorded, read_recorded
+from edgekit.deploy.service import find_service, read_log
 from edgekit.deploy.store import Store
+from edgekit.deploy.trial import Trials
 
-CHECK_S = 600.0  # for the golden vectors, on the slowest board
+IDLE_S = 600  # for which nothing comes: the workstation is gone, and nobody told us
+packed = b""  # the agent as it was sent; set by who loads it
+
+Send = Callable[[dict[str, Any]], None]
 
 
-def serve(
-    root: str, receive: Callable[[], dict[str, Any]], send: Callable[[dict[str, Any]], None], stream: BinaryIO
-) -> None:
+def serve(root: str, receive: Callable[[], dict[str, Any]], send: Send, stream: BinaryIO) -> None:
     """Answers requests until the workstation closes the channel or one of them fails."""
     os.umask(0o022)  # what we make has the same modes whoever logs in
     agent = Agent(root, stream)
     try:
-        while agent.reply_to(receive(), send):
-            pass
+        while True:
+            signal.alarm(IDLE_S)  # a lock must not be held for a link that died in silence
+            request = receive()
+            signal.alarm(IDLE_S if request.get("op") == "put" else 0)
+            if not agent.reply_to(request, send):
+                break
     finally:
+        signal.alarm(0)
         agent.store.unlock()
 
 
@@ -42,9 +59,11 @@ class Agent:
 
     def __init__(self, root: str, stream: BinaryIO) -> None:
         self.store = Store(root)
+        self.trials = Trials(self.store)
         self.stream = stream
+        self.cut_short: list[str] = []  # blobs whose first part was not what it should have been
 
-    def reply_to(self, request: dict[str, Any], send: Callable[[dict[str, Any]], None]) -> bool:
+    def reply_to(self, request: dict[str, Any], send: Send) -> bool:
         """True if all went well; after an error nothing half-made is left, and it is over."""
         try:
             reply = self.answer(request)
@@ -64,51 +83,70 @@ class Agent:
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any] | None:
         """The reply to a request; None where the workstation does not wait for one."""
-        operation = request.get("op")
-        if operation == "status":
-            return self.status()
-        if operation == "verify":
-            return {"damaged": self.verify()}
-        if operation == "missing":
-            return {"missing": self.store.missing(request["files"])}
-        if operation == "samples":
-            return {"samples": list_recorded(self.store.path("samples"))}
-        if operation == "sample":
-            return read_recorded(self.store.path("samples"), request["name"])
-        if operation == "rollback":
-            self.release_before()  # if there is none, nothing is touched
+        operation = str(request.get("op"))
+        if operation in LOOKS:
+            return LOOKS[operation](self, request)
+        if operation not in CHANGES:
+            raise Refused("DeviceError", f"the agent does not know {operation!r}", OUR_FAULT)
         if operation == "remove" and not os.path.isdir(self.store.root):
             return {"removed": self.store.root}
-        self.store.lock()
-        if operation == "plan":
-            return {"missing": self.store.make_room(request["files"])}
-        if operation == "put":
-            sha256, size, stored = request["sha256"], request["size"], request["stored"]
-            self.store.put(self.stream, sha256, size=size, stored=stored, packed=request["packed"])
-            return {"stored": sha256} if request["answer"] else None
-        if operation == "runtime":
-            return self.install_runtime(request["id"], request["text"])
-        if operation == "release":
-            return self.install_release(request["id"], request["text"])
-        if operation == "switch":
-            return self.switch(request["id"])
-        if operation == "rollback":
-            return self.rollback()
-        if operation == "remove":
-            self.store.remove()
-            return {"removed": self.store.root}
-        raise Refused("DeviceError", f"the agent does not know {operation!r}", OUR_FAULT)
+        if operation in ("rollback", "adopt") and not os.path.isdir(self.store.root):
+            message = "nothing is installed there, so there is no previous release either"
+            raise Refused("NotInstalled", message, "edgekit deploy BUNDLE DEVICE")
+        if not self.store.is_locked:
+            self.store.lock()
+            if operation not in ("adopt", "remove"):  # which need no sound journal
+                self.trials.recover()
+        return CHANGES[operation](self, request)
 
-    # -- installing
+    # -- bringing
 
-    def install_runtime(self, name: str, text: str) -> dict[str, Any]:
+    def plan(self, request: dict[str, Any]) -> dict[str, Any]:
+        """What must be sent. A trial that is on is given up: there is one at a time, and its guard needs the lock."""
+        warning = self.check_place(request)
+        self.trials.give_up()
+        return {"missing": self.store.make_room(request["files"]), "warning": warning}
+
+    def missing(self, request: dict[str, Any]) -> dict[str, Any]:
+        """What `plan` would say, without changing anything."""
+        warning = self.check_place(request)
+        files = request["files"]
+        missing = self.store.missing(files)
+        self.store.check_room(files, missing)
+        return {
+            "missing": {sha256: self.store.arrived(sha256, files[sha256]) for sha256 in missing},
+            "warning": warning,
+        }
+
+    def check_place(self, request: dict[str, Any]) -> str:
+        """A warning if ROOT may be empty after the next start of the machine and that is allowed; "" if all is well."""
+        found = forgets(self.store.root)
+        if found and not request.get("volatile"):
+            message = f"{self.store.root} is on {found}: what is written there may be gone after a reboot"
+            hint = "turn the overlay off while you deploy (raspi-config), or add --allow-volatile"
+            raise Refused("DeviceRefused", message, hint)
+        return found
+
+    def put(self, request: dict[str, Any]) -> dict[str, Any] | None:
+        sha256, offset = request["sha256"], request.get("offset", 0)
+        sizes = {key: request[key] for key in ("size", "stored", "packed")}
+        if not self.store.put(self.stream, sha256, offset=offset, **sizes):
+            self.cut_short.append(sha256)
+        if not request["answer"]:
+            return None
+        again, self.cut_short = self.cut_short, []
+        return {"stored": sha256, "again": again}
+
+    def install_runtime(self, request: dict[str, Any]) -> dict[str, Any]:
+        name, text = request["id"], request["text"]
         files = read_listing(name, text, "edgekit_runtime")["files"]
         self.store.build("runtimes", name, files, {}, {})
         write_durably(self.store.path("runtimes", name + ".json"), text.encode())
         return {"installed": name}
 
-    def install_release(self, name: str, text: str) -> dict[str, Any]:
+    def install_release(self, request: dict[str, Any]) -> dict[str, Any]:
         """Builds the release beside the running one, hashes it once more and asks its runner for the golden answers."""
+        name, text = request["id"], request["text"]
         release = read_listing(name, text, "edgekit_release")
         links = {}
         if release.get("runtime") is not None:
@@ -118,128 +156,91 @@ class Agent:
             links["site"] = os.path.join("..", "..", "runtimes", runtime)
         if self.store.damaged_files("releases", name):  # not there yet, or no longer as it was
             self.store.build("releases", name, release["files"], {"release.json": text.encode()}, links)
-        self.check_intact("releases", name)
-        return {"installed": name, "check": self.golden_check(name)}
-
-    def check_intact(self, kind: str, name: str | None) -> None:
-        damaged = self.store.damaged_files(kind, name) if name is not None else []
-        if damaged:
-            message = f"{kind}/{name} is damaged on the device: {damaged[0]}"
-            raise Refused("DeviceDamaged", message, "send it again: edgekit deploy BUNDLE DEVICE --verify")
-
-    def golden_check(self, name: str) -> dict[str, Any]:
-        """What the release's own runner reports; Refused if it does not answer, or not as it should."""
-        folder = self.store.path("releases", name)
-        started = time.monotonic()
-        code, out, err = self.run_check(folder)
-        if code == 0:
-            with contextlib.suppress(ValueError, TypeError):
-                return dict(json.loads(out), seconds=round(time.monotonic() - started, 3))
-            raise Refused("ReleaseUnhealthy", "the runner's report on the device is not JSON", OUR_FAULT)
-        self.check_intact("runtimes", self.store.runtime_of(name))
-        lines = err.strip().splitlines() or ["it said nothing"]
-        if lines[0].startswith("edgekit.runner: "):  # an error on purpose: what, then what to do
-            what, todo = lines[0][len("edgekit.runner: ") :], "".join(lines[1:2]).strip()
-        else:
-            what, todo = lines[-1], ""
-        if code == 5:
-            raise Refused("GoldenMismatch", what, todo or "nothing was switched")
-        how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        message = f"the runner failed on the device ({how}): {what[:300]}"
-        raise Refused("ReleaseUnhealthy", message, todo or "nothing was switched; is this bundle made for this board?")
-
-    def run_check(self, folder: str) -> tuple[int, str, str]:
-        """Exit code, stdout and stderr of `run check`. Ends with it when the workstation has gone."""
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
-        with subprocess.Popen(
-            ["/bin/sh", os.path.join(folder, "run"), "check", "--json"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=environment,
-            cwd=folder,
-        ) as child:
-            deadline = time.monotonic() + CHECK_S
-            while True:
-                try:
-                    out, err = child.communicate(timeout=0.5)
-                    return child.returncode, out.decode(errors="replace"), err.decode(errors="replace")
-                except subprocess.TimeoutExpired:
-                    if select.select([self.stream], [], [], 0)[0]:  # nothing is due: it can only be the end
-                        child.kill()
-                        raise SystemExit(0) from None
-                    if time.monotonic() > deadline:
-                        child.kill()
-                        message = f"the golden check did not end in {CHECK_S:.0f} s"
-                        raise Refused("ReleaseUnhealthy", message, "nothing was switched; is it busy?") from None
-
-    # -- what is current
-
-    def switch(self, name: str) -> dict[str, Any]:
-        """`current` becomes the release; the one before stays and becomes `previous`."""
-        store, old = self.store, self.store.target_of("current")
-        if not os.path.isdir(store.path("releases", checked(ID, name))):
-            raise Refused("NotInstalled", f"release {name} is not installed", "deploy again")
-        if old is not None and old != name:
-            store.point("previous", old)
-        store.point("current", name)
-        with contextlib.suppress(OSError):  # it is switched: what could not be cleaned up goes next time
-            store.collect_garbage()
-        return {"current": name, "previous": store.target_of("previous")}
-
-    def rollback(self) -> dict[str, Any]:
-        """`current` and `previous` change places."""
-        current, previous = self.store.target_of("current"), self.release_before()
-        self.check_intact("releases", previous)
-        self.check_intact("runtimes", self.store.runtime_of(previous))
-        self.store.point("current", previous)
-        if current is not None:
-            self.store.point("previous", current)
-        return {"current": previous, "previous": current}
-
-    def release_before(self) -> str:
-        current, previous = self.store.target_of("current"), self.store.target_of("previous")
-        if previous is None or previous == current:
-            raise Refused(
-                "NotInstalled", "there is no previous release to go back to", "deploy an older bundle instead"
-            )
-        return previous
-
-    # -- what is there
-
-    def status(self) -> dict[str, Any]:
-        releases: list[dict[str, Any]] = []
-        for name in ("current", "previous"):
-            found = self.store.target_of(name)
-            if found is not None and not any(row["id"] == found for row in releases):
-                releases.append(dict(self.describe(found), role=name))
-        used = 0
-        for folder, _, names in os.walk(self.store.path("blobs")):
-            used += sum(os.lstat(os.path.join(folder, name)).st_blocks * 512 for name in names)
-        return {"releases": releases, "used_bytes": used}
-
-    def describe(self, name: str) -> dict[str, Any]:
+        self.store.check_intact("releases", name)
         try:
-            release = self.store.listing("releases", name)
-        except (OSError, Refused):
-            release = {}
-        age = os.lstat(self.store.path("releases", name)).st_mtime  # by the board's own clock, which may be wrong
-        keys = ("bundle", "name", "edgekit", "runtime", "requirements")
-        return dict({key: release.get(key) for key in keys}, id=name, installed_s=round(age))
+            return {"installed": name, "check": golden_check(self.store.path("releases", name), self.stream)}
+        except Refused:
+            self.store.check_intact("runtimes", self.store.runtime_of(name))
+            raise
 
-    def verify(self) -> list[str]:
-        """The files that are not what was sent, in what is current or previous and in the runtimes of both."""
-        releases = [name for name in map(self.store.target_of, ("current", "previous")) if name is not None]
-        runtimes = [name for name in map(self.store.runtime_of, releases) if name is not None]
-        parts = [("releases", name) for name in releases] + [("runtimes", name) for name in runtimes]
-        return [
-            f"{kind}/{name}/{path}"
-            for kind, name in dict.fromkeys(parts)
-            for path in self.store.damaged_files(kind, name)
-        ]
+    # -- trying
+
+    def begin(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The release is in use, on trial, and well. The lock is free from then on: only the guard's word counts."""
+        name = checked(ID, request["id"])
+        if not os.path.isdir(self.store.path("releases", name)):
+            raise Refused("NotInstalled", f"release {name} is not installed", "deploy again")
+        self.store.check_intact("releases", name)
+        agent = self.store.keep_agent(as_file(packed))
+        service = find_service(self.store.root, request.get("service", "auto"))
+        service.install(self.store.root, agent)
+        found = self.trials.begin(
+            name, agent, window_s=request["window_s"], confirm=request["confirm"], service=service, signed=None
+        )
+        self.store.unlock()
+        health = None
+        if service.kind != "none":  # without one, the golden check before was all there is to know
+            try:
+                health = check_in_use(service, self.store.path("releases", name), self.store.root)
+            except Refused:
+                self.store.lock()
+                self.trials.give_up()
+                raise
+        return {"before": found.before, "service": service.kind, "health": health}
+
+    def confirm(self, request: dict[str, Any]) -> dict[str, Any]:
+        found = self.trials.confirm(checked(ID, request["id"]))
+        with contextlib.suppress(OSError):  # it is confirmed: what could not be cleaned up goes next time
+            self.store.collect_garbage(self.trials.kept())
+        return {"current": found.good, "previous": found.prev}
+
+    def rollback(self, request: dict[str, Any]) -> dict[str, Any]:
+        left = self.store.target_of("current")
+        found = self.trials.go_back()
+        return {"current": found.good, "previous": found.prev, "left": left}
+
+    def adopt(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Takes over what another version laid out, or what lost its journal."""
+        if read_journal(self.store.root) is None:
+            self.trials.adopt()
+        found = self.trials.recover()
+        for name in sorted(self.trials.kept()):
+            self.store.check_intact("releases", name)
+            self.store.check_intact("runtimes", self.store.runtime_of(name))
+        self.store.keep_agent(as_file(packed))
+        return {"current": found.good, "previous": found.prev}
+
+    def remove(self, request: dict[str, Any]) -> dict[str, Any]:
+        find_service(self.store.root, "auto").remove()
+        self.store.remove()
+        return {"removed": self.store.root}
 
     def tidy(self) -> None:
         """After a failed request: nothing half-made stays, and nothing that no release needs."""
-        with contextlib.suppress(OSError):  # the first error is the one to report
+        with contextlib.suppress(OSError, Refused):  # the first error is the one to report
             if self.store.is_locked:
-                self.store.collect_garbage()
+                self.store.collect_garbage(self.trials.kept())
+
+
+Answers = Mapping[str, Callable[[Agent, dict[str, Any]], "dict[str, Any] | None"]]
+
+LOOKS: Answers = {
+    "status": lambda agent, request: status(agent.trials),
+    "verify": lambda agent, request: {"damaged": verify(agent.trials)},
+    "outcome": lambda agent, request: outcome(agent.trials, request["id"]),
+    "missing": Agent.missing,
+    "logs": lambda agent, request: read_log(agent.store.root, request["lines"], request["cursor"]),
+    "samples": lambda agent, request: {"samples": list_recorded(agent.store.path("samples"))},
+    "sample": lambda agent, request: read_recorded(agent.store.path("samples"), request["name"]),
+}
+CHANGES: Answers = {
+    "plan": Agent.plan,
+    "put": Agent.put,
+    "runtime": Agent.install_runtime,
+    "release": Agent.install_release,
+    "trial": Agent.begin,
+    "confirm": Agent.confirm,
+    "rollback": Agent.rollback,
+    "adopt": Agent.adopt,
+    "remove": Agent.remove,
+}

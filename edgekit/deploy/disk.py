@@ -11,13 +11,16 @@ import hashlib
 import json
 import os
 import re
-import shutil
+import stat
 from typing import Any
 
 ID = re.compile(r"[0-9a-f]{16}")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 COMPONENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,127}")
 DEEPEST = 16  # folders
+
+# file systems that live in memory, or are a layer over one that is not written to
+FORGETFUL = {"tmpfs", "ramfs", "rootfs", "overlay", "overlayfs", "aufs", "unionfs", "fuse.unionfs-fuse", "squashfs"}
 
 OUR_FAULT = "this is a fault in edgekit: report it"
 
@@ -84,41 +87,113 @@ def intact(path: str, sha256: str, size: int) -> bool:
     except OSError:
         return False
     digest = hashlib.sha256()
-    with os.fdopen(handle, "rb") as stream:
-        if os.fstat(stream.fileno()).st_size != size:
+    try:
+        if os.fstat(handle).st_size != size:
             return False
-        try:
-            for block in iter(lambda: stream.read(1 << 20), b""):
-                digest.update(block)
-        except OSError:  # a disk that cannot read it back
-            return False
+        for block in iter(lambda: os.read(handle, 1 << 20), b""):
+            digest.update(block)
+    except OSError:  # a disk that cannot read it back
+        return False
+    finally:
+        os.close(handle)
     return digest.hexdigest() == sha256
 
 
+def read_file(path: str, most: int = 64 << 20) -> bytes:
+    """What a plain file holds. Raises OSError if it is not there, or is a link."""
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        parts = []
+        while most > 0:
+            block = os.read(handle, min(most, 1 << 20))
+            if not block:
+                break
+            parts.append(block)
+            most -= len(block)
+        return b"".join(parts)
+    finally:
+        os.close(handle)
+
+
+def write_all(handle: int, content: bytes) -> None:
+    """All of it: a system call may take less."""
+    left = memoryview(content)
+    while left:
+        left = left[os.write(handle, left) :]
+
+
+def write_synced(path: str, content: bytes) -> None:
+    """A new file whose content is on the disk when this returns; its name is once its folder is synced."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    try:
+        write_all(handle, content)
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def write_durably(path: str, content: bytes) -> None:
-    """Puts a file in place by rename: after a power cut it is there whole or not at all."""
+    """Puts a file in place by rename: after a power cut it is there whole or as it was before."""
     folder, name = os.path.split(path)
     aside = os.path.join(folder, ".tmp-" + name)
-    with open(aside, "wb") as out:
-        out.write(content)
-        out.flush()
-        os.fsync(out.fileno())
+    write_synced(aside, content)
     os.rename(aside, path)
-    sync_folder(folder)
+    sync(folder)
 
 
-def sync_folder(path: str) -> None:
-    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def point_durably(path: str, target: str) -> None:
+    """Puts a symbolic link in place by rename: it points to the old target or to the new one, never to neither."""
+    folder, name = os.path.split(path)
+    aside = os.path.join(folder, ".tmp-" + name)
+    delete(aside)
+    os.symlink(target, aside)
+    os.rename(aside, path)
+    sync(folder)
+
+
+def sync(path: str) -> None:
+    """What a file holds, or which names a folder holds, is on the disk when this returns."""
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
 
 
+def forgets(path: str, mounts: str = "/proc/self/mountinfo") -> str:
+    """The kind of file system that `path` is on, or would be, if that may be empty after a reboot; else ""."""
+    real, longest, found = os.path.realpath(path), -1, ""
+    with contextlib.suppress(OSError):
+        for line in read_file(mounts).decode(errors="replace").splitlines():
+            front, _, back = line.partition(" - ")
+            if len(front.split()) < 5 or not back.split():
+                continue
+            point = front.split()[4].replace("\\040", " ")
+            if longest <= len(point) and (real + "/").startswith(point.rstrip("/") + "/"):  # the last one is on top
+                longest, found = len(point), back.split()[0]
+    return found if found in FORGETFUL else ""
+
+
+def make_folder(path: str, mode: int = 0o777) -> None:
+    """A folder that is there after a power cut, and all above it."""
+    if os.path.isdir(path):
+        return
+    above = os.path.dirname(path)
+    make_folder(above)
+    with contextlib.suppress(FileExistsError):  # if it is something else, whoever uses it will see
+        os.mkdir(path, mode)
+    sync(above)
+
+
 def delete(path: str) -> None:
     """Nothing is at `path` any more; a symbolic link is deleted, not followed."""
-    if os.path.isdir(path) and not os.path.islink(path):
-        shutil.rmtree(path)
-    else:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
+    try:
+        is_folder = stat.S_ISDIR(os.lstat(path).st_mode)
+    except FileNotFoundError:
+        return
+    if not is_folder:
+        os.unlink(path)
+        return
+    for name in os.listdir(path):
+        delete(os.path.join(path, name))
+    os.rmdir(path)

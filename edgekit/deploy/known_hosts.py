@@ -34,6 +34,7 @@ class KnownKeys:
 
     trusted: tuple[HostKey, ...]
     revoked: tuple[HostKey, ...]  # for whichever host: nobody should meet these again
+    authorities: tuple[HostKey, ...] = ()  # what they sign is trusted; `ssh` can check that, paramiko cannot
 
 
 def own_known_hosts() -> Path:
@@ -55,6 +56,7 @@ def parse_known_hosts(lines: Iterable[str], name: str) -> KnownKeys:
     """The keys for `name` in the lines of sshd(8)'s SSH_KNOWN_HOSTS format; what cannot be read vouches for nothing."""
     trusted: list[HostKey] = []
     revoked: list[HostKey] = []
+    authorities: list[HostKey] = []
     for line in lines:
         fields = line.split()
         marker = fields.pop(0) if fields and fields[0].startswith("@") else ""
@@ -66,9 +68,18 @@ def parse_known_hosts(lines: Iterable[str], name: str) -> KnownKeys:
             continue
         if marker == "@revoked":
             revoked.append(key)
-        elif not marker and _is_named(fields[0], name):  # a @cert-authority signs keys, it is not one
-            trusted.append(key)
-    return KnownKeys(tuple(trusted), tuple(revoked))
+        elif marker in ("", "@cert-authority") and _is_named(fields[0], name):
+            (authorities if marker else trusted).append(key)
+    return KnownKeys(tuple(trusted), tuple(revoked), tuple(authorities))
+
+
+def read_one_key(path: Path) -> HostKey | None:
+    """The key in a file with one line, for whichever host; None if there is none."""
+    try:
+        _, kind, blob = path.read_text("utf-8", "replace").split()[:3]
+        return HostKey(kind, base64.b64decode(blob, validate=True))
+    except (OSError, ValueError):
+        return None
 
 
 def remember_host_key(name: str, key: HostKey) -> None:

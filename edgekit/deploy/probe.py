@@ -84,14 +84,18 @@ def unsafe(root: str) -> str:
 
 
 def installed(root: str) -> "dict[str, Any]":
-    state = dict.fromkeys(("current", "previous"))  # type: dict[str, Any]
-    for name in ("current", "previous"):
-        try:
-            found = os.path.basename(os.readlink(os.path.join(root, name)))
-        except OSError:
-            continue
+    state = {"current": None}  # type: dict[str, Any]
+    try:
+        found = os.path.basename(os.readlink(os.path.join(root, "current")))
         if os.path.isdir(os.path.join(root, "releases", found)):
-            state[name] = found
+            state["current"] = found
+    except OSError:
+        pass
+    try:
+        journal = json.loads(text_of(os.path.join(root, "journal.json")))
+        state.update((key, journal[key]) for key in ("phase", "good", "prev", "to"))
+    except (ValueError, TypeError, KeyError):  # not there yet, or the agent will say
+        state.update(dict.fromkeys(("phase", "good", "prev", "to")))
     names = []  # type: list[str]
     try:
         names = os.listdir(os.path.join(root, "runtimes"))
@@ -143,9 +147,11 @@ def main() -> None:
     sys.stdout.buffer.write(b"\nEDGEKIT 1\n")
     send(hello(root))
     agent = None
-    for name, source in json.loads(zlib.decompress(read(receive()["agent"])).decode()):
+    packed = read(receive()["agent"])
+    for name, source in json.loads(zlib.decompress(packed).decode()):
         agent = sys.modules[name] = type(sys)(name)  # so that the next one can import it
         exec(compile(source, name, "exec"), agent.__dict__)
+    agent.packed = packed  # type: ignore[union-attr]
     agent.serve(root, receive, send, sys.stdin.buffer)  # type: ignore[union-attr]
 
 

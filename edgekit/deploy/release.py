@@ -22,6 +22,7 @@ SHARED = (
     "manifest.py",
     "values.py",
     "digest.py",
+    "delegates.py",
     *(f"preprocess/{n}.py" for n in ("__init__", "spec", "image", "audio")),
 )
 
@@ -76,9 +77,17 @@ def launcher_script(python: str) -> str:
         "import sys; sys.path = [p for p in sys.path if p]; from edgekit.runner.__main__ import main; sys.exit(main())"
     )
     start = f"exec {shlex.quote(python)} -s -c {shlex.quote(main)}"
+    recover = f'{shlex.quote(python)} -I "$root/agent/current.py" recover'
     return f"""#!/bin/sh
-# runs this release: run infer INPUT..., run check, run bench, run power
+# runs this release: run infer INPUT..., run check, run bench, run serve, run power
 here=$(dirname "$(readlink -f "$0")")
+root=${{here%/releases/*}}
+if [ -z "${{EDGEKIT_RECOVERED:-}}" ] && [ -r "$root/journal.json" ] && read -r journal <"$root/journal.json"; then
+    case $journal in *'"phase": "trial"'*) # what is on trial may be so no longer
+        {recover} || exit
+        case $0 in */current/run) here=$(readlink -f "$root/current") && exec /bin/sh "$here/run" "$@" || exit ;; esac
+    esac
+fi
 PYTHONPATH="$here:$here/site"
 export PYTHONPATH
 case "${{1:-}}" in

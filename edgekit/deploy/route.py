@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import shlex
 import subprocess
@@ -9,9 +11,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgekit.deploy.address import Remote
-from edgekit.deploy.known_hosts import own_known_hosts
+from edgekit.deploy.known_hosts import own_known_hosts, read_known_hosts
 from edgekit.errors import DeviceUnreachable, InputError
 
+# keyword -> values with which nothing is lost
+_ONLY_SSH: dict[str, tuple[str, ...]] = {
+    "pkcs11provider": (),
+    "securitykeyprovider": ("internal",),
+    "certificatefile": (),
+    "knownhostscommand": (),
+    "revokedhostkeys": (),
+    "verifyhostkeydns": ("false",),
+    "proxyusefdpass": (),
+    "addressfamily": ("any",),
+    "bindaddress": (),
+    "bindinterface": (),
+}
 CONFIG_S = 20  # for ssh -G: a Match exec may look something up
 
 
@@ -27,6 +42,7 @@ class Route:
     known_hosts: tuple[Path, ...]
     proxy: str | None  # a shell command that speaks to the host on its stdin and stdout
     identities_only: bool
+    beyond_paramiko: str = ""  # what of the configuration only `ssh` itself can do; "" if nothing
 
     def __str__(self) -> str:
         return f"{self.host} port {self.port}"
@@ -35,6 +51,14 @@ class Route:
 def find_route(remote: Remote) -> Route:
     """The route to the device. Raises InputError if `ssh` does not accept its name or the configuration."""
     return parse_route(_ssh_config(remote), remote)
+
+
+def only_openssh(route: Route) -> str:
+    """Why only `ssh` itself can go this route, in a word or two; "" if paramiko can."""
+    if route.beyond_paramiko:
+        return route.beyond_paramiko
+    known = read_known_hosts(route.known_hosts, route.key_name)
+    return "@cert-authority" if known.authorities and not known.trusted else ""
 
 
 def _ssh_config(remote: Remote) -> str:
@@ -88,7 +112,25 @@ def parse_route(config: str, remote: Remote) -> Route:
         known_hosts=tuple(known),
         proxy=proxy,
         identities_only=one("identitiesonly") == "yes",
+        beyond_paramiko=_beyond_paramiko(values),
     )
+
+
+def _beyond_paramiko(values: dict[str, list[str]]) -> str:
+    """The first setting, as ssh_config(5) names it, that paramiko would pass over: a login that fails, or one less check."""
+    for keyword, harmless in _ONLY_SSH.items():
+        for value in values.get(keyword, []):
+            if value.strip('"') not in (*harmless, "none", "no"):
+                return keyword
+    agent = values.get("identityagent", ["SSH_AUTH_SOCK"])[0]
+    if agent not in ("SSH_AUTH_SOCK", "$SSH_AUTH_SOCK", os.environ.get("SSH_AUTH_SOCK")):
+        return "identityagent"
+    for path in values.get("identityfile", []):
+        public = Path(path if path.endswith(".pub") else f"{path}.pub").expanduser()
+        with contextlib.suppress(OSError):
+            if public.read_text("utf-8", "replace").startswith("sk-"):
+                return "identityfile with a FIDO key"
+    return ""
 
 
 def jump_command(jump: str, host: str, port: int) -> str:

@@ -21,13 +21,29 @@ from edgekit.platforms import Platform
 
 MAGIC = b"\nEDGEKIT 1\n"
 OLDEST_PYTHON = (3, 9)
-AGENT = ("disk", "store", "recorded", "agent")  # in the order in which they import one another
+AGENT = (  # in the order in which they import one another
+    "disk",
+    "journal",
+    "tree",
+    "store",
+    "guard",
+    "command",
+    "units",
+    "systemd",
+    "service",
+    "health",
+    "trial",
+    "alone",
+    "look",
+    "recorded",
+    "agent",
+)
 HELLO_S = 60.0  # for a board to start Python
 ANSWER_S = 300.0  # for it to answer: it may have to write all it got to a slow card
 CHECK_S = 900.0  # for the golden check: the agent itself gives up after 600
 _LONGEST_FRAME = 64 << 20  # bytes; a listing of a large runtime is under 1 MB
 _SENT_BY_SHELL = 1 << 20  # bytes a login shell may print before the probe speaks
-_CHANGES = ("switch", "rollback", "remove")  # after these, a lost answer leaves open what happened
+_CHANGES = ("trial", "confirm", "rollback", "adopt", "remove")  # after these, a lost answer leaves open what happened
 
 
 def refuse_host_key(host: str, key_type: str, fingerprint: str) -> bool:
@@ -50,7 +66,10 @@ class Hello:
     unsafe: str  # why the root must not be used; "" if it may
     free_bytes: int | None
     current: str | None  # release id
+    phase: str | None  # idle or trial; None where no journal is
+    good: str | None  # the release that was confirmed last
     previous: str | None
+    trial: str | None
     runtimes: tuple[str, ...]
 
     @property
@@ -80,19 +99,23 @@ class Session:
         self._send_request(operation, **arguments)
         return self._answer()
 
-    def put(self, sha256: str, data: bytes, *, answer: bool) -> None:
-        """Sends one blob, packed if that makes it smaller. Only with `answer` waits until it is stored."""
+    def put(self, sha256: str, data: bytes, *, answer: bool, offset: int = 0) -> list[str]:
+        """Sends one blob from `offset` on, packed if that makes it smaller. Only with `answer` waits until it is stored.
+
+        Then returns the blobs that have to be sent again, from their beginning: what lay there was something else.
+        """
+        size, data = len(data), data[offset:]
         packed = zlib.compress(data, 3) if len(data) > 512 else data
         is_smaller = len(packed) < len(data)
         body = packed if is_smaller else data
         try:
-            self._send_request("put", sha256=sha256, size=len(data), stored=len(body), packed=is_smaller, answer=answer)
+            about = {"size": size, "stored": len(body), "packed": is_smaller, "offset": offset}
+            self._send_request("put", sha256=sha256, answer=answer, **about)
             self._write(body)
         except DeviceUnreachable:
             self._answer()  # an agent that stopped listening has said why
             raise
-        if answer:
-            self._answer()
+        return [str(again) for again in self._answer()["again"]] if answer else []
 
     def end(self) -> None:
         """Lets the agent end and waits for it, so that its lock is free when we return."""
@@ -189,7 +212,10 @@ class Session:
                 unsafe=plain(fields["unsafe"]),
                 free_bytes=None if fields["free_bytes"] is None else int(fields["free_bytes"]),
                 current=None if fields["current"] is None else plain(fields["current"]),
-                previous=None if fields["previous"] is None else plain(fields["previous"]),
+                phase=None if fields["phase"] is None else plain(fields["phase"]),
+                good=None if fields["good"] is None else plain(fields["good"]),
+                previous=None if fields["prev"] is None else plain(fields["prev"]),
+                trial=None if fields["to"] is None else plain(fields["to"]),
                 runtimes=tuple(plain(name) for name in fields["runtimes"]),
             )
             assert len(hello.python) >= 2
@@ -198,7 +224,7 @@ class Session:
         return hello
 
     def _patience_s(self) -> float:
-        return {"hello": HELLO_S, "release": CHECK_S}.get(self._operation, ANSWER_S)
+        return {"hello": HELLO_S, "release": CHECK_S, "trial": CHECK_S}.get(self._operation, ANSWER_S)
 
     # -- what went wrong
 
@@ -252,22 +278,28 @@ class Session:
 
 @contextmanager
 def open_session(
-    address: Address, *, python: str = "python3", ask: AskHostKey = refuse_host_key, agent: bytes | None = None
+    address: Address,
+    *,
+    python: str = "python3",
+    ask: AskHostKey = refuse_host_key,
+    agent: bytes | None = None,
+    strict: bool = True,
 ) -> Iterator[Session]:
     """A session with the device. Raises DeviceError if there is none to be had, DeviceUnsupported for an old Python.
 
-    `agent` is what answers there, as `packed_sources` makes it; None is the one that deploys.
+    `agent` is what answers there, as `packed_sources` makes it; None is the one that deploys. Without `strict` an old
+    Python and an unsafe root are let through, for who only looks.
     """
     with open_channel(address, python=check_python(python), ask=ask) as channel:
         session = Session(channel, address, python, agent)
         hello = session.hello
-        if hello.python < OLDEST_PYTHON:
+        if strict and hello.python < OLDEST_PYTHON:
             found = ".".join(str(part) for part in hello.python)
             raise DeviceUnsupported(
                 f"{address}: {plain(hello.executable)} is Python {found}, the runner needs 3.9 or newer",
                 hint="install a newer python3 beside it and name it with --python (3.9-3.14 have interpreter wheels)",
             )
-        if hello.unsafe:
+        if strict and hello.unsafe:
             raise DeviceRefused(
                 f"{address}: {hello.root} {hello.unsafe}",
                 hint="on the device: make it a folder of the login user that nobody else can write (chmod go-w)",

@@ -19,9 +19,8 @@ from typing import IO
 
 import paramiko
 
-from edgekit.deploy.address import Remote
-from edgekit.deploy.known_hosts import HostKey, KnownKeys, own_known_hosts, read_known_hosts, remember_host_key
-from edgekit.deploy.route import Route, find_route
+from edgekit.deploy.known_hosts import HostKey, KnownKeys, read_known_hosts, remember_host_key
+from edgekit.deploy.route import Route
 from edgekit.deploy.transport import ENDING_S, AskHostKey
 from edgekit.errors import DeviceRefused, DeviceUnreachable, EdgekitError, HostKeyChanged, HostKeyUnknown
 
@@ -73,10 +72,13 @@ def _as_oserror() -> Iterator[None]:
         raise ConnectionError(str(error)) from error
 
 
+class NothingInCommon(DeviceUnreachable):
+    """The server has no key exchange, cipher or kind of host key that paramiko knows; `ssh` may know one."""
+
+
 @contextmanager
-def ssh_channel(remote: Remote, command: str, *, ask: AskHostKey) -> Iterator[_Channel]:
+def ssh_channel(route: Route, command: str, *, ask: AskHostKey) -> Iterator[_Channel]:
     """`command`, running on the device. Raises DeviceUnreachable, DeviceRefused, HostKeyUnknown or HostKeyChanged."""
-    route = find_route(remote)
     with contextlib.ExitStack() as stack:
         said = stack.enter_context(tempfile.TemporaryFile())  # by the ProxyCommand, if there is one
         with _our_errors(route, said):
@@ -162,8 +164,7 @@ def _check_host_key(key: HostKey, known: KnownKeys, route: Route, ask: AskHostKe
     if known.trusted:
         raise HostKeyChanged(
             f"the host key of {route.key_name} has changed: it now shows {shown}",
-            hint=f"if the board was set up anew: ssh-keygen -R '{route.key_name}' (and the same with -f "
-            f"{own_known_hosts()}); if not, somebody may be in between",
+            hint="if the board was set up anew: edgekit host-key replace DEVICE; if not, somebody may be in between",
         )
     if not ask(route.key_name, key.type, key.fingerprint):
         raise HostKeyUnknown(
@@ -252,6 +253,10 @@ def _our_errors(route: Route, said: IO[bytes]) -> Iterator[None]:
         ) from error
     except ConnectionRefusedError as error:
         raise DeviceUnreachable(f"{route} refuses connections", hint="is sshd running there, on that port?") from error
+    except paramiko.ssh_exception.IncompatiblePeer as error:
+        raise NothingInCommon(
+            f"paramiko and the sshd of {route} have nothing in common: {error}", hint="try it with --transport openssh"
+        ) from error
     except (paramiko.SSHException, EOFError) as error:
         if route.proxy and (words := _last_words(said)):
             raise DeviceUnreachable(

@@ -1,25 +1,29 @@
 """On the device: everything that lies under ROOT, and the rules by which it gets there and goes.
 
     layout                  says whose folder this is, and in which version; without it nothing here is touched
-    lock                    flock: one deployment at a time; the kernel lets go when the process dies
+    lock                    flock: one change at a time; the kernel lets go when the process dies
+    journal.json            which release is proven, which is on trial (journal.py)
+    agent/<sha16>.py        this program in one file, for the boot and the guard; agent/current.py -> the one to use
     blobs/<sha256>          every file ever needed, once; read-only
-    incoming/<sha256>       a blob while it arrives
+    incoming/<sha256>       a blob while it arrives, or as far as it came
     runtimes/<id>/          site-packages for this board's Python: hard links into blobs; <id>.json lists them
     releases/<id>/          bundle, runner and `run`: hard links; `site` -> the runtime; release.json lists them
     samples/                what runners recorded (edgekit/runner/record.py): no release, so nothing here touches it
-    current -> releases/<id>, previous -> releases/<id>    replaced by rename, so always whole
+    current -> releases/<id>    what is in use; replaced by rename, so always whole
 
-What is half-made is called .tmp-*. Sent together with the agent; standard library only, Python >= 3.9.
+What is half-made is called .tmp-*. A name that means something (an id, `current`) is given only to what is on the disk
+already, and is on the disk itself before anything relies on it. Sent together with the agent; standard library only,
+Python >= 3.9.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import time
-import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, BinaryIO
 
 from edgekit.deploy.disk import (
@@ -31,15 +35,23 @@ from edgekit.deploy.disk import (
     checked_size,
     delete,
     intact,
+    make_folder,
+    point_durably,
+    read_file,
     read_listing,
-    sync_folder,
+    sync,
     write_durably,
 )
+from edgekit.deploy.journal import NAME as JOURNAL
+from edgekit.deploy.journal import Journal, write_journal
+from edgekit.deploy.tree import build_tree, mend_tree, sync_blobs, take_blob
 
-LAYOUT = b"edgekit 1\n"
-FOLDERS = ("blobs", "incoming", "runtimes", "releases")
+LAYOUT = b"edgekit 2\n"
+OLD_LAYOUT = b"edgekit 1\n"  # `current` and `previous` links, and no journal
+FOLDERS = ("agent", "blobs", "incoming", "runtimes", "releases")
 RESERVE = 16 << 20  # bytes left free on the disk, so that logs and the system go on
-PATIENCE_S = 1.0  # for the lock: as long as an agent needs to see that its workstation has gone
+RESERVED_FILES = 64  # as many more can still be made
+PATIENCE_S = 10.0  # for the lock: a change that needs no workstation is over by then
 
 
 class Store:
@@ -63,25 +75,25 @@ class Store:
             os.close(self._lock)
             self._lock = None
 
-    def lock(self) -> None:
-        """Until `unlock`, or the end of the process, only we change what lies here; what an earlier death left behind is gone.
+    def lock(self, patience_s: float | None = None) -> None:
+        """Until `unlock`, or the end of the process, only we change what lies here; half-made things are gone.
 
-        Raises Refused if another deployment is under way, or if the folder holds something else.
+        Raises Refused if others are at it for longer than `patience_s`, or if the folder holds something else.
         """
         if self._lock is not None:
             return
-        # 0700: what runs on the board is nobody else's to change
-        os.makedirs(self.root, mode=0o700, exist_ok=True)
-        self.check_ours()
-        self._lock = self._take_lock()
-        if not self.check_ours():
-            write_durably(self.path("layout"), LAYOUT)
-        for name in FOLDERS:
-            os.makedirs(self.path(name), exist_ok=True)
-        self._sweep()
+        make_folder(self.root, 0o700)  # what runs on the board is nobody else's to change
+        self.layout()
+        self._lock = self._take_lock(PATIENCE_S if patience_s is None else patience_s)
+        try:
+            self._lay_out()
+            self._sweep()
+        except BaseException:
+            self.unlock()
+            raise
 
-    def _take_lock(self) -> int:
-        deadline = time.monotonic() + PATIENCE_S
+    def _take_lock(self, patience_s: float) -> int:
+        deadline = time.monotonic() + patience_s
         while True:
             lock = os.open(self.path("lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             try:
@@ -103,33 +115,46 @@ class Store:
                 pass
             os.close(lock)
 
-    def check_ours(self) -> bool:
-        """True if the folder has our layout, False if it is empty; anything else is Refused."""
+    def layout(self) -> bytes:
+        """In which version the folder is laid out; b"" if it is empty. Anything else is Refused."""
         try:
-            with open(self.path("layout"), "rb") as stream:
-                layout = stream.read(100)
+            layout = read_file(self.path("layout"), 100)
         except FileNotFoundError:
-            others = sorted(set(os.listdir(self.root)) - {"lock", ".tmp-layout"})
+            others = {"lock", ".tmp-layout", JOURNAL, ".tmp-" + JOURNAL}
+            others = set(os.listdir(self.root)) - others
             if others:
-                message = f"{self.root} holds something else already ({', '.join(others)[:100]})"
+                message = f"{self.root} holds something else already ({', '.join(sorted(others))[:100]})"
                 raise Refused("DeviceRefused", message, "name a folder that is empty or not there yet") from None
-            return False
-        if layout != LAYOUT:
+            return b""
+        if layout not in (LAYOUT, OLD_LAYOUT):
             message = f"{self.root} was laid out by another version of edgekit ({layout!r})"
             raise Refused("DeviceError", message, "use that version, or delete the folder on the device")
-        return True
+        return layout
+
+    def _lay_out(self) -> None:
+        layout = self.layout()
+        if layout != LAYOUT:  # the journal first: a folder of this layout without one is damaged
+            linked = {name: self.target_of(name) for name in ("current", "previous")} if layout else {}
+            good, prev = linked.get("current"), linked.get("previous")
+            write_journal(self.root, Journal(good=good, prev=None if prev == good else prev))
+            write_durably(self.path("layout"), LAYOUT)
+        delete(self.path("previous"))
+        for name in FOLDERS:
+            make_folder(self.path(name))
 
     def _sweep(self) -> None:
-        for name in os.listdir(self.path("incoming")):
-            delete(self.path("incoming", name))
-        for folder in ("", "runtimes", "releases"):
+        for folder in ("", "agent", "runtimes", "releases"):
             for name in os.listdir(self.path(folder)):
                 if name.startswith(".tmp-"):
-                    final = self.path(folder, name[len(".tmp-") : -len("-old")])
-                    if name.endswith("-old") and not os.path.lexists(final):  # death came between two renames
-                        os.rename(self.path(folder, name), final)
-                    else:
-                        delete(self.path(folder, name))
+                    self._sweep_one(folder, name)
+
+    def _sweep_one(self, folder: str, name: str) -> None:
+        final = self.path(folder, name[len(".tmp-") : -len("-old")])
+        if name.endswith("-old") and not os.path.lexists(final):  # protocol 1, dead between two renames
+            os.rename(self.path(folder, name), final)
+            sync(self.path(folder))
+        else:
+            delete(self.path(folder, name))
 
     # -- blobs
 
@@ -138,47 +163,52 @@ class Store:
         blobs = {sha256: self.path("blobs", checked(SHA256, sha256)) for sha256 in files}
         return [sha256 for sha256, blob in blobs.items() if not intact(blob, sha256, checked_size(files[sha256]))]
 
-    def make_room(self, files: Mapping[str, int]) -> list[str]:
-        """What must be sent, if there is room for it; a damaged blob is thrown away first."""
-        missing = self.missing(files)
-        for sha256 in missing:
-            delete(self.path("blobs", sha256))
-        need = sum(files[sha256] for sha256 in missing)
-        disk = os.statvfs(self.root)
+    def arrived(self, sha256: str, size: int) -> int:
+        """Bytes of that blob that came when it was sent before, and are still here."""
+        try:
+            came = os.lstat(self.path("incoming", sha256)).st_size
+        except OSError:
+            return 0
+        return came if came < size else 0
+
+    def check_room(self, files: Mapping[str, int], missing: Collection[str]) -> None:
+        """Refused if what is missing does not fit, with a tenth more and a reserve."""
+        place = self.root
+        while not os.path.isdir(place):
+            place = os.path.dirname(place)
+        disk = os.statvfs(place)
+        if disk.f_flag & os.ST_RDONLY:
+            hint = "make it writable first: mount -o remount,rw, or leave the read-only mode of its system"
+            raise Refused("DeviceRefused", f"{self.root} is on a read-only file system", hint)
+        need = sum(files[sha256] - self.arrived(sha256, files[sha256]) for sha256 in missing)
         free = disk.f_bavail * disk.f_frsize
         if missing and need * 11 // 10 + RESERVE > free:
             message = f"{need / 1e6:.1f} MB are needed under {self.root}, {free / 1e6:.1f} MB are free"
             raise Refused("DeviceFull", message, f"make room: {RESERVE / 1e6:.0f} MB and a tenth stay in reserve")
-        return missing
+        if missing and disk.f_files and len(missing) + RESERVED_FILES > disk.f_favail:  # some systems do not count
+            message = f"{len(missing)} files are needed under {self.root}, {disk.f_favail} more can be made there"
+            raise Refused(
+                "DeviceFull", message, "delete files there that nobody needs (df -i shows how many there are)"
+            )
 
-    def put(self, stream: BinaryIO, sha256: str, *, size: int, stored: int, packed: bool) -> None:
-        """Takes one blob off the stream: aside, hashed as read back, then under its name.
+    def make_room(self, files: Mapping[str, int]) -> dict[str, int]:
+        """What must be sent, and how much of each is here already. A damaged blob is thrown away."""
+        missing = self.missing(files)
+        for sha256 in missing:
+            delete(self.path("blobs", sha256))
+        self.check_room(files, missing)
+        return {sha256: self.arrived(sha256, files[sha256]) for sha256 in missing}
 
-        Not synced one by one, which would cost seconds on an SD card: `build` syncs all before anything refers to them.
+    def put(self, stream: BinaryIO, sha256: str, *, size: int, stored: int, packed: bool, offset: int = 0) -> bool:
+        """Takes a blob, or the rest of one, off the stream: aside, hashed as read back, then under its name.
+
+        False if what was here already was not the beginning of it.
         """
         aside, blob = self.path("incoming", checked(SHA256, sha256)), self.path("blobs", sha256)
-        left, written = checked_size(stored), 0
-        unpack = zlib.decompressobj() if packed else None
-        with open(aside, "wb") as out:
-            while left:
-                block = stream.read(min(left, 1 << 16))
-                if not block:  # the workstation is gone in mid-file
-                    delete(aside)
-                    raise SystemExit(0)
-                left -= len(block)
-                if unpack is not None:
-                    try:
-                        block = unpack.decompress(block, size - written + 1)  # one byte too many is enough to know
-                    except zlib.error:
-                        raise Refused("DeviceDamaged", f"blob {sha256[:16]} arrived damaged", "deploy again") from None
-                written += len(block)
-                if written > size:
-                    raise Refused("DeviceDamaged", f"blob {sha256[:16]} is larger than announced", "deploy again")
-                out.write(block)
-        if not intact(aside, sha256, size):
-            raise Refused("DeviceDamaged", f"blob {sha256[:16]} arrived damaged", "deploy again")
-        os.chmod(aside, 0o444)
-        os.rename(aside, blob)
+        if take_blob(stream, aside, sha256, size=size, stored=stored, packed=packed, offset=offset):
+            os.rename(aside, blob)
+            return True
+        return False
 
     # -- runtimes and releases
 
@@ -190,49 +220,33 @@ class Store:
         own: Mapping[str, bytes],
         links: Mapping[str, str],
     ) -> None:
-        """A folder of hard links into blobs, made aside and renamed: it is there whole or not at all."""
+        """A folder of hard links into blobs, made aside, synced, renamed: it is there whole or not at all."""
         taken = {path.split("/")[0] for path in files} & (own.keys() | links.keys())
         if taken:
             raise Refused("DeviceError", f"not a name for a file of ours: {taken.pop()!r}", OUR_FAULT)
-        aside, final = self.path(kind, ".tmp-" + name), self.path(kind, checked(ID, name))
-        delete(aside)
-        os.mkdir(aside)
-        made = {aside}
-        for path, file in files.items():
-            place = os.path.join(aside, *path.split("/"))
-            if os.path.dirname(place) not in made:
-                os.makedirs(os.path.dirname(place), exist_ok=True)
-                made.add(os.path.dirname(place))
-            os.link(self.path("blobs", file["sha256"]), place)
-            if file.get("run"):
-                os.chmod(place, 0o555)
-        for path, content in own.items():
-            with open(os.path.join(aside, path), "wb") as out:
-                out.write(content)
-        for path, target in links.items():
-            os.symlink(target, os.path.join(aside, path))
-        os.sync()  # one call for many files and folders; fsync on each costs seconds on an SD card
+        final, blobs = self.path(kind, checked(ID, name)), self.path("blobs")
+        sync_blobs(blobs, files)
         if os.path.isdir(final):
-            os.rename(final, aside + "-old")
-        os.rename(aside, final)
-        sync_folder(self.path(kind))
-        delete(aside + "-old")
+            mend_tree(blobs, final, self.path(kind, ".tmp-mended"), files, own, links)
+        else:
+            build_tree(blobs, final, self.path(kind, ".tmp-" + name), files, own, links)
 
     def listing(self, kind: str, name: str) -> dict[str, Any]:
         """What was installed under that id. Raises Refused if the list is not what it was, OSError if it is not there."""
         path = self.path(kind, name + ".json") if kind == "runtimes" else self.path(kind, name, "release.json")
-        with open(path, "rb") as stream:
-            text = stream.read().decode(errors="replace")
-        return read_listing(name, text, "edgekit_" + kind[:-1])
+        return read_listing(name, read_file(path).decode(errors="replace"), "edgekit_" + kind[:-1])
 
     def damaged_files(self, kind: str, name: str) -> list[str]:
         """The files of a release or runtime that are not what was sent; empty is what you want."""
         try:
-            files = self.listing(kind, name)["files"]
+            listing = self.listing(kind, name)
         except (OSError, Refused):
             return ["the list of its files"]
-        folder = self.path(kind, name)
-        return [p for p, file in files.items() if not intact(os.path.join(folder, p), file["sha256"], file["size"])]
+        folder, files = self.path(kind, name), listing["files"]
+        damaged = [p for p, file in files.items() if not intact(os.path.join(folder, p), file["sha256"], file["size"])]
+        if kind == "releases" and self.runtime_of(name) != listing.get("runtime"):
+            damaged.append("site")
+        return damaged
 
     def runtime_of(self, release: str) -> str | None:
         """The runtime that a release runs with, by its link: that is what counts when it runs."""
@@ -242,51 +256,79 @@ class Store:
             return None
         return name if ID.fullmatch(name) else None
 
-    # -- what is current
+    def check_intact(self, kind: str, name: str | None) -> None:
+        """Refused if a file of it is not what was sent."""
+        damaged = self.damaged_files(kind, name) if name is not None else []
+        if damaged:
+            message = f"{kind}/{name} is damaged on the device: {damaged[0]}"
+            raise Refused("DeviceDamaged", message, "send it again: edgekit deploy BUNDLE DEVICE --verify")
+
+    # -- what is in use
 
     def target_of(self, name: str) -> str | None:
-        """The release that `current` or `previous` points to, if it is there."""
+        """The release that `current` points to, if it is there."""
         try:
             found = os.path.basename(os.readlink(self.path(name)))
         except OSError:
             return None
         return found if ID.fullmatch(found) and os.path.isdir(self.path("releases", found)) else None
 
-    def point(self, name: str, release: str) -> None:
-        aside = self.path(".tmp-" + name)
-        delete(aside)
-        os.symlink(os.path.join("releases", checked(ID, release)), aside)
-        os.rename(aside, self.path(name))
-        sync_folder(self.root)
+    def use(self, release: str | None) -> None:
+        """`current` points to that release, after a power cut too; for None it points nowhere."""
+        if release is None:
+            delete(self.path("current"))
+            sync(self.root)
+        else:
+            point_durably(self.path("current"), os.path.join("releases", checked(ID, release)))
+
+    def keep_agent(self, text: bytes) -> str:
+        """Where the agent lies on the device, for those who start it when no workstation is there."""
+        place = self.path("agent", hashlib.sha256(text).hexdigest()[:16] + ".py")
+        if not os.path.isfile(place) or read_file(place) != text:
+            write_durably(place, text)
+        link = self.path("agent", "current.py")
+        if not os.path.islink(link) or os.readlink(link) != os.path.basename(place):
+            point_durably(link, os.path.basename(place))
+        return link
 
     # -- what goes
 
-    def collect_garbage(self) -> None:
-        """Keeps current and previous and what they need; everything else of ours goes."""
-        keep = {name for name in (self.target_of("current"), self.target_of("previous")) if name is not None}
+    def collect_garbage(self, keep: Collection[str]) -> None:
+        """Those releases stay and what they need; everything else of ours goes."""
         runtimes = {self.runtime_of(name) for name in keep}
         for kind, wanted in (("releases", keep), ("runtimes", runtimes)):
+            doomed = []
             for name in sorted(os.listdir(self.path(kind)), reverse=True):  # a runtime's list goes before its folder
-                if name.split(".json")[0] not in wanted:
-                    self._discard(kind, name)
+                if name.startswith(".tmp-"):
+                    doomed.append(name)
+                elif name.split(".json")[0] not in wanted:
+                    doomed.append(".tmp-" + name)
+                    delete(self.path(kind, ".tmp-" + name))
+                    os.rename(self.path(kind, name), self.path(kind, ".tmp-" + name))
+            if doomed:
+                sync(self.path(kind))  # half-deleted, nothing may carry an id
+            for name in doomed:
+                delete(self.path(kind, name))
+        agent = os.path.basename(os.path.realpath(self.path("agent", "current.py")))
+        for name in os.listdir(self.path("agent")):
+            if name not in ("current.py", agent):
+                delete(self.path("agent", name))
         for name in os.listdir(self.path("blobs")):
             if os.lstat(self.path("blobs", name)).st_nlink == 1:  # in no release and no runtime
                 os.unlink(self.path("blobs", name))
         for name in os.listdir(self.path("incoming")):
             delete(self.path("incoming", name))
 
-    def _discard(self, kind: str, name: str) -> None:
-        place = self.path(kind, name)
-        if not name.startswith(".tmp-") and os.path.isdir(place):  # half-deleted, it must not carry an id
-            aside = self.path(kind, ".tmp-" + name)
-            delete(aside)
-            os.rename(place, aside)
-            place = aside
-        delete(place)
-
     def remove(self) -> None:
         """Everything of ours goes; what else lies here stays."""
-        for name in ("current", "previous", "releases", "runtimes", "incoming", "blobs", "samples", "layout", "lock"):
+        with contextlib.suppress(OSError):  # a disk without a byte left has to be cleaned all the same
+            write_journal(self.root, Journal())  # from now on nothing here is good
+        self.use(None)
+        ours = ("releases", "runtimes", "incoming", "blobs", "samples", "cache", "agent", "previous", "run")
+        for name in (*ours, ".tmp-current", ".tmp-" + JOURNAL):
+            delete(self.path(name))
+        sync(self.root)
+        for name in ("layout", JOURNAL, "lock"):
             delete(self.path(name))
         with contextlib.suppress(OSError):  # somebody else's files
             os.rmdir(self.root)

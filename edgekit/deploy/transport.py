@@ -15,7 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Protocol
 
-from edgekit.deploy.address import Address, Local
+from edgekit.deploy.address import Address, Local, Remote
+from edgekit.deploy.route import find_route, only_openssh
 from edgekit.errors import DeviceUnreachable
 
 # The whole program arrives on stdin: nothing is quoted, no file has to be there. -I: nobody's environment gets in.
@@ -57,13 +58,34 @@ def open_channel(address: Address, *, python: str, ask: AskHostKey) -> Iterator[
         with _local_channel(python) as channel:
             yield channel
         return
-    from edgekit.deploy.ssh import ssh_channel  # paramiko is slow to import and of no use for a local device
-
-    with ssh_channel(address, f"exec {python} -I -c '{BOOTSTRAP}'", ask=ask) as channel:
+    with _ssh_channel(address, f"exec {python} -I -c '{BOOTSTRAP}'", ask) as channel:
         yield channel
 
 
-class _Process:
+@contextmanager
+def _ssh_channel(remote: Remote, command: str, ask: AskHostKey) -> Iterator[Channel]:
+    """By paramiko, unless that cannot do what the configuration asks for, or the person said otherwise."""
+    route = find_route(remote)
+    with contextlib.ExitStack() as stack:
+        channel: Channel | None = None
+        if remote.transport == "paramiko" or (remote.transport == "auto" and not only_openssh(route)):
+            from edgekit.deploy.ssh import NothingInCommon, ssh_channel  # slow to import, of no use for a local device
+
+            try:
+                channel = stack.enter_context(ssh_channel(route, command, ask=ask))
+            except NothingInCommon:
+                if remote.transport == "paramiko":
+                    raise
+        if channel is None:
+            from edgekit.deploy.openssh import openssh_channel
+
+            channel = stack.enter_context(openssh_channel(remote, route, command, ask=ask))
+        yield channel
+
+
+class ProcessChannel:
+    """A channel to a process of this machine: Python itself, or `ssh`."""
+
     def __init__(self, process: subprocess.Popen[bytes], errors: IO[bytes]) -> None:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -105,7 +127,7 @@ def _wait(descriptor: int, event: int, timeout_s: float) -> None:
 
 
 @contextmanager
-def _local_channel(python: str) -> Iterator[_Process]:
+def _local_channel(python: str) -> Iterator[ProcessChannel]:
     # python3 means the interpreter behind this one: a virtual environment's packages are not on the "device"
     program = os.path.realpath(sys.executable) if python == "python3" else python
     with tempfile.TemporaryFile() as errors:  # not a pipe, which could fill up while nobody reads it
@@ -123,7 +145,7 @@ def _local_channel(python: str) -> Iterator[_Process]:
             raise DeviceUnreachable(f"{program} does not start: {error.strerror}", hint=hint) from error
         with process:
             try:
-                yield _Process(process, errors)
+                yield ProcessChannel(process, errors)
             finally:
                 process.stdin.close()  # type: ignore[union-attr]
                 try:

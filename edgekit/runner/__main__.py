@@ -1,4 +1,4 @@
-"""`python3 -m edgekit.runner`: infer, check and bench a release on the machine it is on, and read its power sensors.
+"""`python3 -m edgekit.runner`: infer, check, bench and serve a release on the machine it is on, and read its power sensors.
 
 Exit codes as in edgekit.errors.
 """
@@ -9,6 +9,7 @@ import argparse
 import functools
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,8 +21,10 @@ EXAMPLES = """examples:
   python3 -m edgekit.runner infer RELEASE *.npy --json          machine-readable
   python3 -m edgekit.runner infer RELEASE *.npy --record        also keep the inputs, to convert with
   python3 -m edgekit.runner check RELEASE                       golden vectors: exit 5 if they do not agree
+  python3 -m edgekit.runner check RELEASE --require edgetpu     exit 4 if something else would serve
   python3 -m edgekit.runner bench RELEASE --runs 1000           latency and cold start, measured here
   python3 -m edgekit.runner rehearse RELEASE --goal 'min_energy(accuracy>=90, deadline=50ms)' --table points.json
+  python3 -m edgekit.runner serve RELEASE --socket r.sock       answer clients: Open Inference Protocol, JSON
   python3 -m edgekit.runner power --seconds 5                   power, heat and clocks of this machine
 RELEASE is a release or bundle folder; infer also takes a bare .tflite."""
 
@@ -33,7 +36,9 @@ def main(argv: list[str] | None = None) -> int:
             sys.stdout.reconfigure(errors="backslashreplace")  # labels of any language on any terminal
         argv = sys.argv[1:] if argv is None else argv
         options = _parser(argv).parse_args(argv)
-        options.command(options)
+        with warnings.catch_warnings():
+            warnings.showwarning = _plain_warning  # type: ignore[assignment]
+            options.command(options)
         sys.stdout.flush()
     except EdgekitError as error:
         print(f"edgekit.runner: {error}", file=sys.stderr)
@@ -66,12 +71,31 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     return parser
 
 
+def _plain_warning(message: Any, *where: Any) -> None:
+    """A fallback to another unit, say: what a person has to know, without a line of source code."""
+    print(f"edgekit.runner: {message}", file=sys.stderr)
+
+
+def _delegate_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--delegate",
+        action="append",
+        default=[],
+        metavar="NAME[:KEY=VALUE,...]",
+        help="try this instead of the bundle's list: cpu, gpu, edgetpu, external:path=LIBRARY; several are tried in order",
+    )
+    parser.add_argument(
+        "--require", choices=("cpu", "gpu", "edgetpu", "external"), help="exit 4 if another unit would serve"
+    )
+
+
 def _infer_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("release")
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help=".npy, .npz, .wav or a picture")
     parser.add_argument("--top", type=_positive, default=1, help="how many classes to name (default 1)")
     parser.add_argument("--threads", type=_positive, help="CPU threads (default: the bundle's)")
     parser.add_argument("--variant", help="which variant (default: the first one)")
+    _delegate_options(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--record", action="store_true", help="keep the raw inputs, for convert --from-device")
     parser.add_argument("--record-every", type=_positive, metavar="N", help="only each Nth of them; records")
@@ -80,20 +104,53 @@ def _infer_options(parser: argparse.ArgumentParser) -> None:
 
 def _check_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("release")
+    parser.add_argument("--threads", type=_positive, help="CPU threads (default: the bundle's)")
+    parser.add_argument("--variant", help="which variant (default: all of them)")
+    _delegate_options(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _bench_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("release")
     parser.add_argument("--runs", type=_positive, default=200, help="timed inferences (default 200)")
+    parser.add_argument("--seconds", type=_seconds, default=0.0, help="and at least that long (default 0)")
+    parser.add_argument("--mlperf", action="store_true", help="single stream: at least 1024 queries and 60 s")
+    parser.add_argument("--warm", action="store_true", help="leave out the new processes: no cold start, no memory")
     parser.add_argument("--threads", type=_positive, help="CPU threads (default: the bundle's)")
     parser.add_argument("--variant", help="which variant (default: all of them)")
+    _delegate_options(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _serve_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("release")
+    parser.add_argument("--socket", metavar="PATH", help="a Unix socket, mode 0660 (default: ROOT/run/edgekit.sock)")
+    parser.add_argument("--http", metavar="ADDRESS:PORT", help="TCP, with a token; 127.0.0.1:8080, say")
+    parser.add_argument(
+        "--token-file", metavar="PATH", help="what TCP clients send as bearer token (or LoadCredential)"
+    )
+    parser.add_argument("--allow-network", action="store_true", help="--http may be reached by other machines")
+    parser.add_argument("--threads", type=_positive, help="CPU threads of one inference (default: the bundle's)")
+    parser.add_argument("--lanes", type=_positive, default=1, help="inferences at the same time (default 1)")
+    parser.add_argument("--variant", help="which variant (default: the first one)")
+    _delegate_options(parser)
+    parser.add_argument(
+        "--max-body", type=_positive, default=16, metavar="MIB", help="of a request (default 16); JSON in memory is 10x"
+    )
 
 
 def _first_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("release")
     parser.add_argument("--variant")
+    parser.add_argument("--threads", type=_positive)
+    _delegate_options(parser)
+
+
+def _try_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("release")
+    parser.add_argument("--variant")
+    parser.add_argument("--threads", type=_positive, default=1)
+    parser.add_argument("--config", required=True)
 
 
 def _power_options(parser: argparse.ArgumentParser) -> None:
@@ -103,11 +160,13 @@ def _power_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _infer(options: Any) -> None:
+    from dataclasses import asdict
+
     from edgekit.runner.answers import answer_words, describe_answers
     from edgekit.runner.inputs import read_input
     from edgekit.runner.model import load
 
-    model = load(options.release, variant=options.variant, threads=options.threads)
+    model = load(options.release, **_chosen(options), threads=options.threads)
     records = options.record or options.record_every or options.record_most
     keep = _recorder(options, model) if records else None
     rows: list[dict[str, Any]] = []
@@ -122,7 +181,12 @@ def _infer(options: Any) -> None:
             else:
                 print(f"{path}[{index}]  {answer_words(found)}")
     if options.json:
-        _print_json({"variant": model.variant.name, "answers": rows})
+        _print_json({"variant": model.variant.name, "placement": asdict(model.placement), "answers": rows})
+
+
+def _chosen(options: Any) -> dict[str, Any]:
+    """What `load` and `check_release` take of the options."""
+    return {"variant": options.variant, "delegates": options.delegate, "require": options.require}
 
 
 def _recorder(options: Any, model: Any) -> Callable[[Any], None]:
@@ -149,32 +213,64 @@ def _check(options: Any) -> None:
 
     from edgekit.runner.check import check_release
     from edgekit.runner.interpreter import runtime_version
+    from edgekit.runner.placement import words
 
-    found = check_release(options.release)
+    found = check_release(options.release, **_chosen(options), threads=options.threads)
     if options.json:
-        _print_json({"runtime": runtime_version(), "variants": [asdict(agreement) for agreement in found]})
+        rows = [{**asdict(agreement), "placement": asdict(placement)} for agreement, placement in found]
+        _print_json({"runtime": runtime_version(), "variants": rows})
         return
-    for agreement in found:
+    for agreement, placement in found:
         print(
             f"{agreement.variant}: {agreement.bit_equal} of {agreement.count} golden answers equal to the bit, "
             f"largest difference {agreement.largest_difference:g} (allowed {agreement.tolerance:g})"
         )
+        print(f"{agreement.variant}: {words(placement)}")
+
+
+def _try(options: Any) -> None:
+    from edgekit.runner.trial import run_trial
+
+    _print_json(run_trial(options.release, options.variant, options.config, options.threads))
 
 
 def _bench(options: Any) -> None:
     from dataclasses import asdict
 
-    from edgekit.runner.measure import measure_release
+    from edgekit.runner.measure import latency_lines, measure_release
 
-    found = measure_release(options.release, runs=options.runs, threads=options.threads, variant=options.variant)
+    found = measure_release(
+        options.release,
+        **_chosen(options),
+        **{name: getattr(options, name) for name in ("runs", "seconds", "mlperf", "threads")},
+        cold=not options.warm,
+    )
     if options.json:
         _print_json({"variants": [asdict(latency) for latency in found]})
         return
     for latency in found:
-        print(
-            f"{latency.variant}: median {latency.median_us:g} us, p99 {latency.p99_us:g} us over {latency.runs} runs, "
-            f"new process to first answer {latency.cold_start_ms:g} ms (measured, {latency.runtime})"
+        for line in latency_lines(latency, mlperf=options.mlperf):
+            print(line)
+
+
+def _serve(options: Any) -> None:
+    from edgekit.runner.serve.process import Settings, serve
+
+    serve(
+        Settings(
+            options.release,
+            variant=options.variant,
+            threads=options.threads,
+            lanes=options.lanes,
+            socket=options.socket,
+            http=options.http,
+            token_file=options.token_file,
+            to_network=options.allow_network,
+            max_body_mib=options.max_body,
+            delegates=options.delegate,
+            require=options.require,
         )
+    )
 
 
 def _power(options: Any) -> None:
@@ -191,14 +287,16 @@ def _power(options: Any) -> None:
 
 
 def _first(options: Any) -> None:
-
     from edgekit.bundle import read_bundle
     from edgekit.runner.check import golden_inputs, read_golden
     from edgekit.runner.model import load
 
-    model = load(options.release, variant=options.variant)
+    model = load(options.release, **_chosen(options), threads=options.threads)
     model(golden_inputs(model, read_golden(read_bundle(options.release)))[0])
     print("answered", flush=True)
+    from edgekit.runner.measure import peak_bytes  # after the answer: importing it takes time
+
+    print(peak_bytes() or "")
 
 
 def _print_json(fields: dict[str, Any]) -> None:
@@ -242,6 +340,7 @@ _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Calla
     "infer": ("answer to input files", _infer_options, _infer),
     "check": ("compare with the golden vectors", _check_options, _check),
     "bench": ("measure latency and cold start", _bench_options, _bench),
+    "serve": ("answer clients over a socket", _serve_options, _serve),
     "power": ("show power, heat and clocks of this machine", _power_options, _power),
     "rehearse": (
         "answer golden inputs at a rate, under a goal of power",
@@ -250,6 +349,7 @@ _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Calla
     ),
     "powerd": ("set clock caps for others (root)", _later("powerd_options"), _later("powerd")),
     "point": ("", _later("point_options"), _later("point")),  # what `edgekit power calibrate` asks for; not listed
+    "try": ("", _try_options, _try),  # what `choose` starts; not listed
     "first": ("", _first_options, _first),  # what `bench` starts to time a cold start; not listed
 }
 

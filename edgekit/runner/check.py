@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edgekit.bundle import Bundle
+    from edgekit.runner.placement import Placement
 
 
 @dataclass(frozen=True)
@@ -35,24 +36,41 @@ class Agreement:
         return self.largest_difference <= self.tolerance
 
 
-def check_release(path: Path | str) -> list[Agreement]:
-    """One Agreement for each variant of the release (or bundle) in `path`.
+def check_release(
+    path: Path | str,
+    *,
+    variant: str | None = None,
+    threads: int | None = None,
+    delegates: Sequence[str] = (),
+    require: str | None = None,
+) -> list[tuple[Agreement, Placement]]:
+    """How each variant of the release (or bundle) in `path` (or one) agrees on the unit that serves it, and which that is.
 
-    Raises GoldenMismatch if one is outside its tolerance, BundleError if the release cannot be read.
+    Delegates are tried anew, whatever earlier trials found. Raises GoldenMismatch if one is outside its tolerance, BundleError
+    if the release cannot be read, DelegateUnavailable if nothing that is allowed can run a variant.
     """
     from edgekit.bundle import read_bundle
 
     bundle = read_bundle(path)
     golden = read_golden(bundle)
-    found = [_compare(load(path, variant=variant.name), variant.name, golden) for variant in bundle.manifest.variants]
-    for agreement in found:
-        if not agreement.ok:
-            raise GoldenMismatch(
-                f"variant {agreement.variant}: an answer is {agreement.largest_difference:g} away from the golden one, "
-                f"{agreement.tolerance:g} is allowed",
-                hint="this machine computes something else than the workstation did: do not use this release here",
-            )
+    names = [variant] if variant is not None else [each.name for each in bundle.manifest.variants]
+    found = []
+    for name in names:
+        model = load(path, variant=name, threads=threads, delegates=delegates, require=require, anew=True)
+        found.append((check_model(model, golden), model.placement))
     return found
+
+
+def check_model(model: Model, golden: Mapping[str, Any], tolerance: float | None = None) -> Agreement:
+    """How a model agrees; GoldenMismatch if an answer is further away than its tolerance, or its delegate's own."""
+    agreement = compare_golden(model, golden, tolerance)
+    if not agreement.ok:
+        raise GoldenMismatch(
+            f"variant {agreement.variant}: an answer is {agreement.largest_difference:g} away from the golden one, "
+            f"{agreement.tolerance:g} is allowed",
+            hint="this machine computes something else than the workstation did: do not use this release here",
+        )
+    return agreement
 
 
 def read_golden(bundle: Bundle) -> Mapping[str, Any]:
@@ -82,7 +100,14 @@ def golden_inputs(model: Model, golden: Mapping[str, Any]) -> list[Any]:
     return [{name: golden[f"input/{name}"][i] for name in names} for i in range(count)]
 
 
-def _compare(model: Model, variant: str, golden: Mapping[str, Any]) -> Agreement:
+def compare_golden(model: Model, golden: Mapping[str, Any], tolerance: float | None = None) -> Agreement:
+    """How a model's answers to golden inputs compare with the golden answers; None: its delegate's tolerance, or its own."""
+    variant = model.variant.name
+    if tolerance is None:
+        from edgekit.delegates import parse_delegate
+
+        options = parse_delegate(model.placement.delegate).options if model.is_delegated else {}
+        tolerance = float(options.get("tolerance", model.variant.golden_tolerance))
     inputs = golden_inputs(model, golden)
     bit_equal = same_class = 0
     largest = 0.0
@@ -100,4 +125,4 @@ def _compare(model: Model, variant: str, golden: Mapping[str, Any]) -> Agreement
             difference = np.abs(got.astype(np.float64) - wanted[name].astype(np.float64))
             # a NaN on either side must not pass as "no difference"
             largest = max(largest, float(np.where(np.isnan(difference), np.inf, difference).max(initial=0.0)))
-    return Agreement(variant, len(inputs), bit_equal, same_class, largest, model.variant.golden_tolerance)
+    return Agreement(variant, len(inputs), bit_equal, same_class, largest, tolerance)

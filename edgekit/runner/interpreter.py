@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from _thread import allocate_lock
+from _thread import RLock
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -71,7 +71,7 @@ def _is_absent(error: ImportError, package: str) -> bool:
 
 
 _runtime, RUNTIME, _unusable = _find_runtime()
-_one_at_a_time = allocate_lock()  # of those that hold back stderr: two would restore one another's
+_one_at_a_time = RLock()  # of those that hold back stderr: two would restore one another's
 
 
 def runtime_version() -> str:
@@ -91,21 +91,33 @@ def require_runtime() -> None:
         raise MissingLibrary(str(_unusable), hint=_unusable.hint)
 
 
-def open_interpreter(path: Path | str, threads: int, *, reference: bool = False, **options: Any) -> Any:
+def open_interpreter(
+    path: Path | str,
+    threads: int,
+    *,
+    reference: bool = False,
+    xnnpack: bool = True,
+    before_xnnpack: Any = None,  # Callable[[Interpreter], None]
+    **options: Any,
+) -> Any:
     """An `Interpreter` of the model in `path`, its tensors allocated, on `threads` CPU threads (XNNPACK where it can).
 
-    `reference`: the plain C++ kernels instead, slow and independent of the processor: a second opinion. `options` are
-    the runtime's own, for looking inside (`experimental_preserve_all_tensors`, ...).
+    `reference`: the plain C++ kernels instead, slow and independent of the processor: a second opinion. Without `xnnpack`
+    the optimized kernels of the runtime itself. `before_xnnpack` sees it when external delegates have taken their share.
+    `options` are the runtime's own, for looking inside (`experimental_preserve_all_tensors`, ...).
 
     Raises MissingLibrary without a usable runtime, BundleError if the runtime refuses the file.
     """
     require_runtime()
+    kinds = _runtime.OpResolverType
+    kernels = kinds.BUILTIN_REF if reference else kinds.AUTO if xnnpack else kinds.BUILTIN_WITHOUT_DEFAULT_DELEGATES
     try:
         with without_info_lines():
-            kernels = _runtime.OpResolverType.BUILTIN_REF if reference else _runtime.OpResolverType.AUTO
             interpreter = _runtime.Interpreter(
                 model_path=str(path), num_threads=threads, experimental_op_resolver_type=kernels, **options
             )
+            if before_xnnpack is not None:
+                before_xnnpack(interpreter)
             interpreter.allocate_tensors()
     except (ValueError, RuntimeError) as error:
         reason = (str(error).strip() or repr(error)).splitlines()[0]
@@ -114,6 +126,38 @@ def open_interpreter(path: Path | str, threads: int, *, reference: bool = False,
             hint="the file is damaged or newer than this runtime: copy it again, or convert for this board's runtime",
         ) from error
     return interpreter
+
+
+def operator_count(path: Path | str) -> int | None:
+    """How many operators a file has, those of its first graph; None where the runtime does not tell."""
+    require_runtime()
+    plain = _runtime.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    try:
+        with without_info_lines():
+            return len(
+                _runtime.Interpreter(
+                    model_path=str(path), num_threads=1, experimental_op_resolver_type=plain
+                )._get_ops_details()
+            )
+    except (AttributeError, ValueError, RuntimeError):
+        return None
+
+
+def load_library(library: str, options: dict[str, str]) -> Any:
+    """An external delegate, made by the shared library of that name. Raises OSError, or ValueError with its own words."""
+    require_runtime()
+    with without_info_lines(), _quiet_deletion():
+        return _runtime.load_delegate(library, options)
+
+
+@contextmanager
+def _quiet_deletion() -> Iterator[None]:
+    """Both runtimes' Delegate raises in its __del__ when its library was not found, which hides the reason."""
+    hook, sys.unraisablehook = sys.unraisablehook, lambda unraisable: None
+    try:
+        yield
+    finally:
+        sys.unraisablehook = hook
 
 
 def invoke(interpreter: Any) -> None:
@@ -134,24 +178,54 @@ def without_info_lines() -> Iterator[None]:
 
     The runtimes have no switch for this. What other threads print meanwhile is delayed, not lost.
     """
+    held: list[bytes] = []
+    try:
+        with _holding(2, sys.stderr) as held:
+            yield
+    finally:
+        _print(b"".join(line for line in held if not line.startswith(_CHATTER)))
+
+
+@contextmanager
+def reading_native_lines() -> Iterator[list[str]]:
+    """As without_info_lines, also for stdout, but nothing is printed: what was said is in the list when the block has ended."""
+    import ctypes
+
+    lines: list[str] = []
+    held: list[bytes] = []
+    said: list[bytes] = []
+    flush = ctypes.CDLL(None).fflush  # C keeps what it prints to a pipe until its buffer is full
+    try:
+        with _holding(2, sys.stderr) as held, _holding(1, sys.stdout) as said:
+            try:
+                yield lines
+            finally:
+                flush(None)
+    finally:
+        lines += [line.decode(errors="replace").rstrip() for line in (*held, *said)]
+
+
+@contextmanager
+def _holding(descriptor: int, stream: Any) -> Iterator[list[bytes]]:
     with _one_at_a_time:
+        lines: list[bytes] = []
         try:
-            sys.stderr.flush()
-            saved = os.dup(2)
-        except (AttributeError, ValueError, OSError):  # no stderr, or one that is closed: nothing to keep clean
+            stream.flush()
+            saved = os.dup(descriptor)
+        except (AttributeError, ValueError, OSError):  # no such stream, or one that is closed: nothing to keep clean
             saved = -1
         if saved < 0:
-            yield
+            yield lines
             return
-        with _open_aside() as held:
-            os.dup2(held.fileno(), 2)
+        with _open_aside() as aside:
+            os.dup2(aside.fileno(), descriptor)
             try:
-                yield
+                yield lines
             finally:
-                os.dup2(saved, 2)
+                os.dup2(saved, descriptor)
                 os.close(saved)
-                held.seek(0)
-                _print(b"".join(line for line in held if not line.startswith(_CHATTER)))
+                aside.seek(0)
+                lines += aside
 
 
 def _open_aside() -> BinaryIO:

@@ -10,16 +10,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgekit.errors import BundleError, InputError, PreprocessError
-from edgekit.runner.interpreter import invoke, open_interpreter
+from edgekit.runner.interpreter import open_interpreter
+from edgekit.runner.lane import Lane, has_batch
 
 if TYPE_CHECKING:  # imported where they are used: a program that only imports the runner does not wait for them
     from pathlib import Path
 
     from edgekit import preprocess
-    from edgekit.manifest import Manifest, Tensor, Variant
+    from edgekit.bundle import Bundle
+    from edgekit.manifest import Delegate, Manifest, Tensor, Variant
+    from edgekit.runner.placement import Placement
 
 Array = Any  # np.ndarray; numpy's own generic alias does not exist in the numpy of older boards
-_CHUNK = 64  # samples of a batch that are quantized at once: many enough to be fast, few enough for a small memory
 
 
 class Model:
@@ -37,6 +39,7 @@ class Model:
         specs: Mapping[str, preprocess.Spec],
         labels: Sequence[str] = (),
         manifest: Manifest | None = None,
+        placement: Placement | None = None,
     ) -> None:
         from edgekit.preprocess import Audio, Generic, Image
 
@@ -45,15 +48,17 @@ class Model:
         self.outputs = variant.outputs
         self.labels = tuple(labels)
         self.manifest = manifest
+        self._placement = placement
+        self._first = interpreters[0]
         self.specs = {tensor.name: specs.get(tensor.name, Generic()) for tensor in variant.inputs}
         # dimensions that a batch has and a sample has not; None: the shape of a sample is known, and compared
         batch_dimensions = {Generic: None, Image: 4, Audio: 3}
         self._takes = {
-            t.name: (t.shape[_has_batch(t) :], batch_dimensions[type(self.specs[t.name])]) for t in variant.inputs
+            t.name: (t.shape[has_batch(t) :], batch_dimensions[type(self.specs[t.name])]) for t in variant.inputs
         }
-        self._lanes: SimpleQueue[_Lane] = SimpleQueue()
+        self._lanes: SimpleQueue[Lane] = SimpleQueue()
         for interpreter in interpreters:
-            self._lanes.put(_Lane(interpreter, variant, self.specs))
+            self._lanes.put(Lane(interpreter, variant, self.specs))
 
     def __call__(self, inputs: Any, *, raw_in: bool = False, raw_out: bool = False) -> Any:
         """The answer to one sample or to a batch.
@@ -77,6 +82,21 @@ class Model:
         if len(answers) == 1:
             return answers[0]
         return {tensor.name: answer for tensor, answer in zip(self.outputs, answers)}
+
+    @property
+    def is_delegated(self) -> bool:
+        """True where it was not simply opened on the processor."""
+        return self._placement is not None
+
+    @property
+    def placement(self) -> Placement:
+        """Which unit was asked for and which one serves, and how many operators each has."""
+        if self._placement is None:  # a plain CPU: counting takes milliseconds, and few ask
+            from edgekit.manifest import Delegate
+            from edgekit.runner.choose import cpu_placement
+
+            return cpu_placement(self._first, Delegate("cpu", {}))
+        return self._placement
 
     def samples(self, inputs: Any) -> list[dict[str, Array]]:
         """The raw samples in what a call would take, one for a sample, n for a batch: each an array by input name."""
@@ -114,80 +134,33 @@ class Model:
         return list(columns), batched[0]
 
 
-class _Lane:
-    """One interpreter, used by one thread at a time."""
-
-    def __init__(self, interpreter: Any, variant: Variant, specs: Mapping[str, preprocess.Spec]) -> None:
-        from edgekit.preprocess import affine
-        from edgekit.runner.tensors import decoder, encoder
-
-        self._interpreter = interpreter
-        inputs = {details["name"]: details for details in interpreter.get_input_details()}
-        outputs = {details["name"]: details for details in interpreter.get_output_details()}
-        self._inputs = [
-            (_index(t, inputs, variant), t, encoder(t, specs[t.name]), affine(specs[t.name]) is not None)
-            for t in variant.inputs
-        ]
-        self._outputs = [(_index(t, outputs, variant), decoder(t), _has_batch(t)) for t in variant.outputs]
-
-    def run(self, samples: Sequence[Array], raw_in: bool, raw_out: bool) -> list[Array]:
-        """One inference: a sample for each input in, an answer for each output out."""
-        interpreter = self._interpreter
-        for (index, tensor, encode, _), sample in zip(self._inputs, samples):
-            content = _as_is(tensor, sample) if raw_in else encode(sample)
-            interpreter.set_tensor(index, _shaped(content, tensor))
-        invoke(interpreter)
-        answers = []
-        for index, decode, has_batch in self._outputs:
-            answer = interpreter.get_tensor(index)
-            if has_batch:
-                answer = answer[0]
-            answers.append(answer if raw_out else decode(answer))
-        return answers
-
-    def run_batch(self, columns: Sequence[Any], raw_in: bool, raw_out: bool) -> list[Array]:
-        """An inference for each sample: a sequence of samples for each input in, an array for each output out."""
-        interpreter = self._interpreter
-        count = len(columns[0])
-        found: list[list[Array]] = [[] for _ in self._outputs]
-        for start in range(0, count, _CHUNK):
-            chunks = [column[start : start + _CHUNK] for column in columns]
-            contents = [self._encode_chunk(i, chunk, raw_in) for i, chunk in enumerate(chunks)]
-            for content in zip(*contents):
-                for (index, tensor, _, _), value in zip(self._inputs, content):
-                    interpreter.set_tensor(index, _shaped(value, tensor))
-                invoke(interpreter)
-                for answers, (index, _, _) in zip(found, self._outputs):
-                    answers.append(interpreter.get_tensor(index))
-        batches = []
-        for answers, (index, decode, has_batch) in zip(found, self._outputs):
-            if not answers:  # of no samples: take shape and dtype from the tensor
-                tensor = interpreter.get_tensor(index)
-                batch = np.zeros((0, *tensor.shape[has_batch:]), tensor.dtype)
-            else:
-                batch = np.concatenate(answers) if has_batch else np.stack(answers)
-            batches.append(batch if raw_out else decode(batch))
-        return batches
-
-    def _encode_chunk(self, number: int, samples: Any, raw_in: bool) -> Any:
-        _, tensor, encode, is_elementwise = self._inputs[number]
-        if raw_in:
-            return [_as_is(tensor, sample) for sample in samples]
-        if is_elementwise and isinstance(samples, np.ndarray):
-            return encode(samples)
-        return [encode(sample) for sample in samples]
-
-
-def load(path: Path | str, *, variant: str | None = None, threads: int | None = None, lanes: int = 1) -> Model:
+def load(
+    path: Path | str,
+    *,
+    variant: str | None = None,
+    threads: int | None = None,
+    lanes: int = 1,
+    delegates: Sequence[str] = (),
+    require: str | None = None,
+    anew: bool = False,
+) -> Model:
     """The model in `path`: a release on a board, a bundle, or a bare .tflite (then without any preprocessing).
 
     `threads`: CPU threads of one inference; None takes the bundle's own setting, at most the cores that are here.
-    `lanes`: how many inferences may run at the same time, each with an interpreter of its own.
-    Raises BundleError for a damaged file (its hash is checked against the manifest), MissingLibrary without a runtime.
+    `lanes`: how many inferences may run at the same time, each with an interpreter of its own. `delegates`: what to try
+    instead of the bundle's own list, as `delegates.parse_delegate` reads them; `require`: the unit that has to serve.
+    `anew`: do not believe what earlier trials of a delegate found. `model.placement` says what serves; another one than the
+    first of the list is also a warning (placement.FellBack).
+    Raises BundleError for a damaged file (its hash is checked against the manifest), MissingLibrary without a runtime,
+    DelegateUnavailable if nothing that is allowed can run it.
     """
     if lanes < 1 or (threads is not None and threads < 1):
         raise InputError("a model needs at least one thread and one lane", hint="leave them out for the default")
     if os.path.isfile(path):
+        if delegates or require not in (None, "cpu"):
+            raise InputError(
+                "delegates are for bundles: they are proved by golden vectors", hint="edgekit convert makes one"
+            )
         interpreters = [open_interpreter(path, threads or _cores()) for _ in range(lanes)]
         return Model(
             describe_variant(interpreters[0], os.path.basename(path), quantization="unknown"), interpreters, {}
@@ -198,7 +171,6 @@ def load(path: Path | str, *, variant: str | None = None, threads: int | None = 
     bundle = read_bundle(path)
     manifest = bundle.manifest
     chosen = manifest.variant(variant)
-    file = verify_file(bundle, chosen.file)
     labels: list[str] = []
     if manifest.labels is not None:
         try:
@@ -207,7 +179,40 @@ def load(path: Path | str, *, variant: str | None = None, threads: int | None = 
         except ValueError as error:
             raise BundleError(f"{manifest.labels} is not UTF-8 text", hint=AGAIN) from error
     count = threads or min(_bundled_threads(chosen) or _cores(), _cores())
-    return Model(chosen, [open_interpreter(file, count) for _ in range(lanes)], _read_specs(manifest), labels, manifest)
+    chosen, interpreters, placement = _open(bundle, chosen, count, threads, lanes, delegates, require, anew)
+    return Model(chosen, interpreters, read_specs(manifest), labels, manifest, placement)
+
+
+def _open(
+    bundle: Bundle,
+    variant: Variant,
+    count: int,
+    threads: int | None,
+    lanes: int,
+    delegates: Sequence[str],
+    require: str | None,
+    anew: bool,
+) -> tuple[Variant, list[Any], Placement | None]:
+    """The interpreters of a bundle's variant. A plain CPU, as most have it, is opened without a look at anything else."""
+    wanted: Sequence[Delegate] = variant.delegates
+    if (
+        not delegates
+        and require in (None, "cpu")
+        and all(d.name == "cpu" and set(d.options) <= {"threads"} for d in wanted)
+    ):
+        from edgekit.bundle import verify_file
+
+        file = verify_file(bundle, variant.file)
+        return variant, [open_interpreter(file, count) for _ in range(lanes)], None
+    from dataclasses import replace
+
+    from edgekit.delegates import parse_delegate
+    from edgekit.runner.choose import choose
+
+    wanted = [parse_delegate(text) for text in delegates] or wanted
+    if threads is not None:  # what is typed counts more than what the bundle says
+        wanted = [replace(d, options={k: v for k, v in d.options.items() if k != "threads"}) for d in wanted]
+    return choose(bundle, variant, wanted, threads=count, lanes=lanes, require=require, anew=anew)
 
 
 def describe_variant(interpreter: Any, file: str, *, quantization: str) -> Variant:
@@ -217,7 +222,7 @@ def describe_variant(interpreter: Any, file: str, *, quantization: str) -> Varia
     return tensors.describe_variant(interpreter, file, quantization=quantization)
 
 
-def _read_specs(manifest: Manifest) -> dict[str, preprocess.Spec]:
+def read_specs(manifest: Manifest) -> dict[str, preprocess.Spec]:
     """The preprocessing of each input, after its hash was found to be the manifest's: the one that was measured."""
     from edgekit.preprocess import parse_spec, spec_digest
 
@@ -239,21 +244,6 @@ def _bundled_threads(variant: Variant) -> int | None:
     return threads
 
 
-def _index(tensor: Tensor, found: Mapping[str, Any], variant: Variant) -> int:
-    """Where the interpreter keeps a tensor of the manifest, which must look as the manifest says."""
-    details = found.get(tensor.tensor)
-    if details is None or (tuple(details["shape"]), np.dtype(details["dtype"]).name) != (tensor.shape, tensor.dtype):
-        raise BundleError(
-            f"{variant.file} has no tensor {tensor.tensor!r} of {tensor.dtype} {tensor.shape}",
-            hint="make the bundle again",
-        )
-    return int(details["index"])
-
-
-def _has_batch(tensor: Tensor) -> bool:
-    return tensor.shape[:1] == (1,)
-
-
 def _as_array(given: Any, tensor: Tensor) -> Array:
     try:
         array = np.asarray(given)
@@ -262,25 +252,6 @@ def _as_array(given: Any, tensor: Tensor) -> Array:
     if array.dtype.kind not in "biuf":
         raise InputError(f"input {tensor.name!r} holds {array.dtype}, not numbers", hint="give a numpy array")
     return array
-
-
-def _as_is(tensor: Tensor, sample: Array) -> Array:
-    if sample.dtype != tensor.dtype:
-        raise InputError(
-            f"raw input {tensor.name!r} must be {tensor.dtype}, got {sample.dtype}",
-            hint="leave raw_in out to let the runner quantize",
-        )
-    return sample
-
-
-def _shaped(values: Array, tensor: Tensor) -> Array:
-    try:
-        return values.reshape(tensor.shape)
-    except ValueError:
-        raise InputError(
-            f"input {tensor.name!r} wants shape {tensor.shape}, preprocessing made {values.shape}",
-            hint="edgekit inspect shows what the model takes",
-        ) from None
 
 
 def _misfit(tensor: Tensor, wanted: tuple[int, ...], got: tuple[int, ...]) -> InputError:

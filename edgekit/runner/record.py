@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 MOST = 500  # samples: as many as a conversion uses
 MOST_BYTES = 64 << 20
 RESERVE = 16 << 20  # bytes left free on the disk, so that logs and the system go on
-_LAYOUT = b"edgekit 1\n"  # of the folder that a deployment lives in
+_LAYOUTS = (b"edgekit 1\n", b"edgekit 2\n")  # of the folder that a deployment lives in
 
 
 def folder_of(release: Path | str) -> str:
@@ -39,10 +39,10 @@ def folder_of(release: Path | str) -> str:
     root = os.path.dirname(releases)
     try:
         with open(os.path.join(root, "layout"), "rb") as stream:
-            layout = stream.read(len(_LAYOUT) + 1)
+            layout = stream.read(len(_LAYOUTS[0]) + 1)
     except OSError:
         layout = b""
-    if not name or os.path.basename(releases) != "releases" or layout != _LAYOUT:
+    if not name or os.path.basename(releases) != "releases" or layout not in _LAYOUTS:
         raise InputError(
             f"{release} is not a deployed release: there is nowhere to record to",
             hint="deploy it and use its own launcher: ROOT/current/run infer --record INPUT...",

@@ -1,0 +1,12 @@
+"""What Python's own readers raise of a damaged archive: a list that is long, and that grows with each fuzzing."""
+
+from __future__ import annotations
+
+import lzma
+import struct
+import zipfile
+import zlib
+
+# a wrong method or version, an end too early, a password, an offset that leads out of the file, text that is none
+ARCHIVE_ERRORS: tuple[type[Exception], ...] = (ValueError, OSError, EOFError, LookupError, RuntimeError, TypeError)
+ARCHIVE_ERRORS += (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, NotImplementedError, OverflowError)

@@ -1,0 +1,129 @@
+"""The fake delegate in tflite-runtime, and the GPU path on a software Vulkan driver."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fake_library import fake_library
+from handmade_model import classifier, compiled_classifier, make_bundle
+
+pytestmark = pytest.mark.slow
+pytest.importorskip("ai_edge_litert")
+REPOSITORY = Path(__file__).resolve().parents[1]
+TINY = REPOSITORY.parent / "shared" / "data" / "mlperf-tiny"
+SWIFTSHADER = Path("/usr/lib/chromium")  # of Debian's package chromium: libvulkan.so.1 and a driver that is a program
+
+
+def runner(*arguments, path, cache, **environment):
+    """The runner's exit code, output and errors in a new process with that PYTHONPATH."""
+    done = subprocess.run(
+        [sys.executable, "-s", "-S", "-m", "edgekit.runner", *map(str, arguments)],
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": path, "XDG_CACHE_HOME": str(cache), **environment},
+        capture_output=True,
+        text=True,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="tflite-runtime has no wheel for this Python")
+def test_the_same_library_serves_in_tflite_runtime(tmp_path):
+    site = tmp_path / "site"
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(site)]
+    done = subprocess.run([*pip, "tflite-runtime==2.14.0", "numpy==1.26.4"], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"no wheels: {done.stderr.strip()[-200:]}")
+    raw = np.random.default_rng(0).random((6, 8, 8, 1), np.float32)
+    compiled = "models/int8_edgetpu.tflite"
+
+    def check(name, library, *options):
+        asked = [f"edgetpu:library={library},file={compiled}", "cpu"]
+        files = {compiled: compiled_classifier()}
+        made = make_bundle(tmp_path / name, classifier(), raw=raw, delegates=asked, more=files, tolerance=2)
+        return runner("check", made.path, "--json", *options, path=f"{REPOSITORY}:{site}", cache=tmp_path / name / "c")
+
+    code, out, err = check("good", fake_library(), "--require", "edgetpu")
+    found = json.loads(out)
+
+    assert (code, err) == (0, "")
+    assert found["runtime"] == "tflite-runtime 2.14.0"
+    assert found["variants"][0]["placement"]["on_unit"] == 1
+    code, out, err = check("abi", fake_library("-DPOISON"))
+    assert code == 0 and "killed by SIGSEGV: a library built for another runtime (ABI)?" in err
+    assert json.loads(out)["variants"][0]["placement"]["unit"] == "cpu"
+
+
+@pytest.fixture
+def gpu():
+    """What a process needs to find a software GPU."""
+    if not (SWIFTSHADER / "libvk_swiftshader.so").exists():
+        pytest.skip("no software Vulkan driver: apt install chromium")
+    pytest.importorskip("ml_dtypes")
+    return {"LD_LIBRARY_PATH": str(SWIFTSHADER), "VK_DRIVER_FILES": str(SWIFTSHADER / "vk_swiftshader_icd.json")}
+
+
+def site_path() -> str:
+    return os.pathsep.join([str(REPOSITORY), *(entry for entry in sys.path if entry.endswith("-packages"))])
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "precision", "most"),
+    [
+        ("kws_ref_model.tflite", (49, 10, 1), "f32", 2),
+        ("ad01_int8.tflite", (640,), "f32", 2),
+        ("pretrainedResnet.tflite", (32, 32, 3), "f32", 1e-5),
+    ],
+)
+def test_the_gpu_gives_the_processors_answers(tmp_path, gpu, name, shape, precision, most):
+    if not (TINY / name).exists():
+        pytest.skip("no ../shared/data/mlperf-tiny beside this checkout")
+    raw = np.random.default_rng(0).uniform(-3, 3, (3, *shape)).astype(np.float32)
+    made = make_bundle(tmp_path / "b", (TINY / name).read_bytes(), raw=raw, tolerance=most)
+
+    code, out, err = runner(
+        *("check", made.path, "--json", "--delegate", f"gpu:precision={precision}", "--require", "gpu"),
+        path=site_path(), cache=tmp_path / "c", **gpu,
+    )  # fmt: skip
+    assert (code, err) == (0, "")
+    (row,) = json.loads(out)["variants"]
+    assert row["largest_difference"] <= most
+    assert row["placement"]["software"] and row["placement"]["unit"] == "gpu"
+    assert row["placement"]["on_unit"] == row["placement"]["operators"] > 5
+
+
+def test_a_gpu_that_is_not_there_or_too_coarse_falls_back_loudly(tmp_path, gpu):
+    if not (TINY / "pretrainedResnet_quant.tflite").exists():
+        pytest.skip("no ../shared/data/mlperf-tiny beside this checkout")
+    raw = np.load(TINY / "cifar10_unlabelled_500.npz")["x"][:20].astype(np.float32)
+    model = (TINY / "pretrainedResnet_quant.tflite").read_bytes()
+    made = make_bundle(tmp_path / "b", model, raw=raw, tolerance=2, delegates=["gpu", "cpu"])
+
+    for reason, environment in (
+        ("refused: CompiledModel refuses", {"VK_DRIVER_FILES": "/nowhere"}),
+        ("wrong: variant", gpu),
+    ):
+        code, out, err = runner("check", made.path, path=site_path(), cache=tmp_path / "c", **environment)
+        assert code == 0 and "int8: cpu: 14 of 16 operators on XNNPACK, on plain kernels 1 x AVERAGE_POOL_2D" in out
+        assert err.startswith("edgekit.runner: delegate gpu:precision=f16 was asked for, cpu serves\n")
+        assert f"gpu:precision=f32 {reason}" in err and f"gpu:precision=f32,partial=true {reason}" in err
+
+
+def test_the_gpu_serves_lanes_batches_and_float_answers(tmp_path, gpu):
+    if not (TINY / "kws_ref_model.tflite").exists():
+        pytest.skip("no ../shared/data/mlperf-tiny beside this checkout")
+    raw = np.random.default_rng(0).uniform(-3, 3, (5, 49, 10, 1)).astype(np.float32)
+    made = make_bundle(tmp_path / "b", (TINY / "kws_ref_model.tflite").read_bytes(), raw=raw, tolerance=2)
+    np.save(tmp_path / "x.npy", raw)
+    answers = [
+        json.loads(runner("infer", made.path, tmp_path / "x.npy", "--json", "--delegate", text,
+                          path=site_path(), cache=tmp_path / "c", **gpu)[1])["answers"]
+        for text in ("cpu", "gpu:precision=f32")
+    ]  # fmt: skip
+
+    assert len(answers[0]) == 5
+    assert [row["top"][0]["class"] for row in answers[0]] == [row["top"][0]["class"] for row in answers[1]]
