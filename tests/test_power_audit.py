@@ -265,6 +265,7 @@ def test_an_impossible_goal_is_named_before_anything_runs(tmp_path, command):
         rehearse(_tiny(bundle), parse_goal("min_energy(accuracy>=75, deadline=50ms)"), TABLE, rate_hz=1.0, seconds=1.0)
 
 
+@pytest.mark.slow
 def test_calibrate_through_a_real_deployment(command, device, tmp_path, small_runtime):
     bundle = two_variants(tmp_path / "bundle")
     assert command("deploy", bundle, device, "--python", PYTHON)[0] == 0

@@ -39,7 +39,7 @@ def small_device(rng):
     return Device(tuple(names), points, columns[:, 3], 2.0, 0.2, HeatModel(1.0, 4.0, 1.0, 100.0, 20.0))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(st.integers(0, 10_000), st.floats(0.02, 0.2), st.floats(0.03, 0.3))
 def test_no_policy_on_any_board_uses_less_than_the_bound_at_what_it_delivered(seed, gap, deadline):
     rng = np.random.default_rng(seed)
@@ -101,7 +101,9 @@ def test_the_worst_window_is_at_least_that_of_any_window(steps, window):
             assert (np.interp(begin + window, edges, used) - np.interp(begin, edges, used)) / window <= worst + 1e-9
 
 
-@pytest.mark.parametrize("name", ["steady", "bursty", "power cap", "hot box"])
+@pytest.mark.parametrize(
+    "name", ["bursty", "power cap", *(pytest.param(n, marks=pytest.mark.slow) for n in ("steady", "hot box"))]
+)
 def test_a_short_day_keeps_its_goal_near_the_bound(name):
     """The real policy; figures of whole days are scripts/bench power's."""
     (day,) = scenarios(0, short=True, names=(name,))

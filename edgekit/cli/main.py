@@ -54,7 +54,7 @@ HELP = {
     "logs": "Show what a device's runner said.",
     "host-key": "Show a device's host key; replace it on file when it changed.",
     "samples": "Fetch the inputs that a device recorded, to convert with them.",
-    "power": "Show what a device draws, how hot it is and how fast it runs.",
+    "power": "Show what a device draws, measure its operating points, judge goals.",
     "doctor": "Find what is wrong with a device, and fix it with --fix.",
     "edgetpu": "Compile a bundle's int8 variants for Coral's Edge TPU.",
     "bench": "Measure a bundle's variants, delegates and threads.",

@@ -25,11 +25,11 @@ import math
 from collections.abc import Callable, Sequence
 
 from edgekit.runner.power.belief import Belief, Margin
-from edgekit.runner.power.goal import DEFAULT_WINDOW_S, Goal
+from edgekit.runner.power.goal import Goal
 from edgekit.runner.power.hull import least_energy, lower_hull
-from edgekit.runner.power.limits import Bucket, HeatGuard
+from edgekit.runner.power.limits import Bucket, heat_guard, window_bucket
 from edgekit.runner.power.pace import Arrivals, latest, pace
-from edgekit.runner.power.points import Heat, Table
+from edgekit.runner.power.points import Table
 
 GAIN = 0.002  # of the price's logarithm, per point of accuracy and answer
 MEMORY = 2000.0  # answers within which owed accuracy is paid back
@@ -37,12 +37,9 @@ MOST_REMEMBERED = 300.0  # points: what memory may ask for beyond what is owed
 ENERGY_GAIN = 0.004  # of the price's logarithm, per answer that used twice what it may
 REFRESH = 20  # answers after which the candidates are chosen anew
 METER_S = 1.0  # the meter is believed over at least so long
-UNKNOWN_HEAT = Heat(1500, 4000, 9000, 200_000, "estimated")  # a bare board the size of a card, with some reserve
-HEAT_AHEAD_J = 1.0  # may be spent before its heat has to be gone
 RESERVE = 2.5  # of the cheapest answer stays in a bucket, so that the next one is not left out
 MOST_MARGIN = 2.0  # times the latency, whatever the margin says: with such noise nothing is safe
 FREE = 1e6  # J per point: accuracy at any price
-DEPTH = 0.02  # of a window's energy may be taken at once
 BUCKET_S = 0.5  # within which a bucket is brought back to half full
 
 
@@ -91,8 +88,8 @@ class Policy:
         fits = [row.latency_s <= goal.deadline_s for row in table.rows]
         energies = [e for e, fit in zip(self.belief.energy, fits) if fit] or self.belief.energy
         gains = [a for a, fit in zip(self._accuracy, fits) if fit] or self._accuracy
-        self._bucket, self._window_w = _bucket(goal, self.idle_w, min(energies), now_s)
-        self._heat, self._heat_bucket = _heat_guard(goal, table, self.idle_w, now_s)
+        self._bucket, self._window_w = window_bucket(goal, self.idle_w, min(energies), now_s)
+        self._heat, self._heat_bucket = heat_guard(goal, table, self.idle_w, now_s)
         self._first_price = FREE
         if goal.accuracy is not None:
             # cheapest point at all wins if any accuracy will do: the price must still move both ways from there
@@ -281,28 +278,3 @@ class Policy:
         # a corner's price is between those of its segments; in between it rises, so that every mix has a price of its own
         between = zip([0.0, *slopes], [*slopes, FREE])
         self._hull = [(costs[k], (low + min(high, 2 * low or high)) / 2) for k, (low, high) in zip(hull, between)]
-
-
-def _bucket(goal: Goal, idle_w: float, least_j: float, now_s: float) -> tuple[Bucket | None, float]:
-    """The bucket of a power budget, and the W above idle that flow into it."""
-    if goal.watts is None:
-        return None, 0.0
-    window = goal.window_s or DEFAULT_WINDOW_S
-    energy = max(goal.watts - idle_w, 0.0) * window
-    depth = min(max(DEPTH * energy, 2.5 * least_j), energy)
-    return Bucket(depth, now_s), (energy - depth) / window
-
-
-def _heat_guard(goal: Goal, table: Table, idle_w: float, now_s: float) -> tuple[HeatGuard | None, Bucket | None]:
-    if goal.temp_c is None:
-        return None, None
-    heat = table.heat or UNKNOWN_HEAT
-    guard = HeatGuard(
-        goal.temp_c,
-        die_c_per_w=heat.die_mc_per_w / 1e3,
-        die_tau_s=heat.die_tau_ms / 1e3,
-        board_c_per_w=heat.board_mc_per_w / 1e3,
-        board_tau_s=heat.board_tau_ms / 1e3,
-        idle_w=idle_w,
-    )
-    return guard, Bucket(HEAT_AHEAD_J, now_s)
