@@ -8,7 +8,8 @@
     │   ├── PreprocessError      a preprocessing spec, or an input that does not fit it
     │   └── UnknownTarget        no target file of that name
     ├── BundleError           3  a bundle is damaged or incomplete
-    │   └── UnknownBundleFormat  it was written by another version of edgekit
+    │   ├── UnknownBundleFormat  it was written by another version of edgekit
+    │   └── NotTrusted           not signed by an enrolled key, changed since, or older than what was there
     ├── DeviceError           4  a device said no; it is as it was before
     │   ├── DeviceUnreachable    no connection, or it broke
     │   ├── HostKeyUnknown       nobody has vouched for this host key yet
@@ -76,6 +77,10 @@ class BundleError(EdgekitError):
 
 class UnknownBundleFormat(BundleError):
     """The bundle was written by another version of edgekit."""
+
+
+class NotTrusted(BundleError):
+    """No key that counts has signed this, or it was changed since, or replayed; nothing was done with it."""
 
 
 class DeviceError(EdgekitError):

@@ -69,6 +69,10 @@ def device_options(function: Callable[..., Any]) -> Callable[..., Any]:
     show_default=True,
     help="What keeps it running: the system's systemd, the user's, or nothing.",
 )
+@click.option(
+    "--sign", type=click.Path(path_type=Path), metavar="KEY", help="Sign it now (a key, or the .pub of an agent's)."
+)
+@click.option("--unsigned", is_flag=True, help="Without a signature, to a device that has signers.")
 @click.option("--allow-volatile", is_flag=True, help="Deploy to a file system that may forget at a reboot.")
 @device_options
 def deploy_command(
@@ -81,6 +85,8 @@ def deploy_command(
     window: float,
     confirm: str,
     service: str,
+    sign: Path | None,
+    unsigned: bool,
     allow_volatile: bool,
     as_json: bool,
 ) -> None:
@@ -93,10 +99,21 @@ def deploy_command(
     from edgekit.bundle import read_bundle
     from edgekit.deploy.address import parse_address
     from edgekit.deploy.install import deploy
+    from edgekit.deploy.sign import read_signed, sign_with, statement_path
+    from edgekit.errors import InputError
 
+    if sign is not None and unsigned:
+        raise InputError("--sign and --unsigned say the opposite", hint="leave one of them out")
+    found = read_bundle(bundle)
     with showing_progress(as_json) as progress:
+
+        def sign_beside(statement: bytes) -> bytes:
+            assert sign is not None
+            with progress.hidden():  # ssh-keygen may ask for a passphrase
+                return sign_with(sign)(statement)
+
         done = deploy(
-            read_bundle(bundle),
+            found,
             parse_address(device),
             python=python,
             with_pillow=with_pillow,
@@ -106,6 +123,9 @@ def deploy_command(
             confirm=confirm,
             service=service,
             volatile=allow_volatile,
+            signed=None if unsigned or sign is not None else read_signed(statement_path(found)),
+            sign=None if sign is None else sign_beside,
+            unsigned=unsigned,
             ask=lambda *key: ask_beside(progress, *key),
             progress=show_events() if as_json else lambda stage, *sent: progress(STAGES[stage], *sent),
         )
@@ -125,6 +145,7 @@ def deploy_command(
     facts += [("sent", sent), ("release", f"{done.root}/releases/{done.release}")]
     facts += [("runtime", " ".join(done.requirements)), ("previous", done.previous), *_agreements(done.check)]
     facts += [("service", SERVICES.get(done.service or "", done.service))]
+    facts += [("signed by", done.signed_by)] if done.signed_by else []
     facts += [("confirmed by", f"the {done.confirmed_by}")]
     show_facts(facts)
 

@@ -26,9 +26,11 @@ from edgekit.deploy.disk import (
 )
 from edgekit.deploy.health import check_in_use, golden_check
 from edgekit.deploy.journal import read_journal
-from edgekit.deploy.look import outcome, status, verify
+from edgekit.deploy.look import look, outcome, status, verify
 from edgekit.deploy.recorded import list_recorded, read_recorded
 from edgekit.deploy.service import find_service, read_log
+from edgekit.deploy.signers import change_signers, list_signers
+from edgekit.deploy.signing import admit, is_enforced, kept_signature, signature_files
 from edgekit.deploy.store import Store
 from edgekit.deploy.trial import Trials
 
@@ -71,6 +73,9 @@ class Agent:
             reply = error.reply
         except OSError as error:
             reply = explain(error, self.store.root)
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
+            message = f"a request that the agent cannot use ({type(error).__name__}: {error})"
+            reply = Refused("DeviceError", message, OUR_FAULT).reply
         has_failed = reply is not None and "error" in reply
         if has_failed:
             self.tidy()  # before the answer: who reads it may look, or try again, at once
@@ -104,12 +109,14 @@ class Agent:
     def plan(self, request: dict[str, Any]) -> dict[str, Any]:
         """What must be sent. A trial that is on is given up: there is one at a time, and its guard needs the lock."""
         warning = self.check_place(request)
+        self.check_wanted(request)
         self.trials.give_up()
         return {"missing": self.store.make_room(request["files"]), "warning": warning}
 
     def missing(self, request: dict[str, Any]) -> dict[str, Any]:
         """What `plan` would say, without changing anything."""
         warning = self.check_place(request)
+        self.check_wanted(request)
         files = request["files"]
         missing = self.store.missing(files)
         self.store.check_room(files, missing)
@@ -126,6 +133,20 @@ class Agent:
             hint = "turn the overlay off while you deploy (raspi-config), or add --allow-volatile"
             raise Refused("DeviceRefused", message, hint)
         return found
+
+    def check_wanted(self, request: dict[str, Any]) -> None:
+        """Refused, before anything is sent, if what is to come is not signed and has to be."""
+        if is_enforced(self.store.root) and not request.get("unsigned"):
+            signed, name, text = (request.get(key) for key in ("signed", "id", "text"))
+            release = {} if signed is None else read_listing(str(name), str(text), "edgekit_release")
+            self.admit(release, signed, request, whole=False)
+
+    def admit(self, release: Mapping[str, Any], signed: Any, request: dict[str, Any], *, whole: bool) -> Any:
+        """Who signed the release, with its number, as signing.py finds; None where that is not asked for."""
+        unsigned = request.get("unsigned") is True
+        return admit(
+            self.store.root, release, signed, unsigned=unsigned, min_seq=look(self.trials).min_seq, whole=whole
+        )
 
     def put(self, request: dict[str, Any]) -> dict[str, Any] | None:
         sha256, offset = request["sha256"], request.get("offset", 0)
@@ -154,8 +175,15 @@ class Agent:
             if not os.path.isdir(self.store.path("runtimes", runtime)):
                 raise Refused("DeviceDamaged", f"the runtime {runtime} is not there", "deploy again with --verify")
             links["site"] = os.path.join("..", "..", "runtimes", runtime)
+        self.admit(release, request.get("signed"), request, whole=True)
+        proof = signature_files(request.get("signed"))
+        if proof.keys() & release["files"].keys():
+            raise Refused("DeviceError", "a file of the release has a name of ours", OUR_FAULT)
         if self.store.damaged_files("releases", name):  # not there yet, or no longer as it was
-            self.store.build("releases", name, release["files"], {"release.json": text.encode()}, links)
+            own = {"release.json": text.encode(), **proof}
+            self.store.build("releases", name, release["files"], own, links)
+        for path, content in proof.items():  # it may have been there with another signature
+            write_durably(self.store.path("releases", name, path), content)
         self.store.check_intact("releases", name)
         try:
             return {"installed": name, "check": golden_check(self.store.path("releases", name), self.stream)}
@@ -171,12 +199,14 @@ class Agent:
         if not os.path.isdir(self.store.path("releases", name)):
             raise Refused("NotInstalled", f"release {name} is not installed", "deploy again")
         self.store.check_intact("releases", name)
+        release, signed = self.store.listing("releases", name), kept_signature(self.store.path("releases", name))
+        who = self.admit(release, signed, request, whole=True)
         agent = self.store.keep_agent(as_file(packed))
         service = find_service(self.store.root, request.get("service", "auto"))
         service.install(self.store.root, agent)
-        found = self.trials.begin(
-            name, agent, window_s=request["window_s"], confirm=request["confirm"], service=service, signed=None
-        )
+        number = None if who is None else [who["key"], who["seq"]]
+        window_s, confirm = request["window_s"], request["confirm"]
+        found = self.trials.begin(name, agent, window_s=window_s, confirm=confirm, service=service, signed=number)
         self.store.unlock()
         health = None
         if service.kind != "none":  # without one, the golden check before was all there is to know
@@ -186,7 +216,7 @@ class Agent:
                 self.store.lock()
                 self.trials.give_up()
                 raise
-        return {"before": found.before, "service": service.kind, "health": health}
+        return {"before": found.before, "service": service.kind, "health": health, "signed": who}
 
     def confirm(self, request: dict[str, Any]) -> dict[str, Any]:
         found = self.trials.confirm(checked(ID, request["id"]))
@@ -210,6 +240,10 @@ class Agent:
         self.store.keep_agent(as_file(packed))
         return {"current": found.good, "previous": found.prev}
 
+    def change_signers(self, request: dict[str, Any]) -> dict[str, Any]:
+        unsigned = request.get("unsigned") is True
+        return change_signers(self.store.root, request["text"], request["signature"], unsigned=unsigned)
+
     def remove(self, request: dict[str, Any]) -> dict[str, Any]:
         find_service(self.store.root, "auto").remove()
         self.store.remove()
@@ -230,6 +264,7 @@ LOOKS: Answers = {
     "outcome": lambda agent, request: outcome(agent.trials, request["id"]),
     "missing": Agent.missing,
     "logs": lambda agent, request: read_log(agent.store.root, request["lines"], request["cursor"]),
+    "signers": lambda agent, request: list_signers(agent.store.root, look(agent.trials).min_seq),
     "samples": lambda agent, request: {"samples": list_recorded(agent.store.path("samples"))},
     "sample": lambda agent, request: read_recorded(agent.store.path("samples"), request["name"]),
 }
@@ -242,5 +277,6 @@ CHANGES: Answers = {
     "confirm": Agent.confirm,
     "rollback": Agent.rollback,
     "adopt": Agent.adopt,
+    "change signers": Agent.change_signers,
     "remove": Agent.remove,
 }

@@ -7,7 +7,6 @@ Python >= 3.9.
 from __future__ import annotations
 
 import contextlib
-import http.client
 import json
 import os
 import select
@@ -61,6 +60,9 @@ def _run_check(folder: str, stream: BinaryIO | None) -> tuple[int, str, str]:
         env=environment,
         cwd=folder,
     ) as child:
+        # a model that wants more memory than there is costs its own check, and nothing that runs
+        with contextlib.suppress(OSError), open(f"/proc/{child.pid}/oom_score_adj", "w") as score:
+            score.write("1000")
         deadline = time.monotonic() + CHECK_S
         while True:
             try:
@@ -112,7 +114,7 @@ def _wait_until_ready(service: Service, path: str, release: str) -> dict[str, An
             if found.get("release") == release:
                 return found
             said = f"release {found.get('release')} answers"
-        except (OSError, http.client.HTTPException, ValueError) as error:
+        except (OSError, ValueError) as error:
             said = str(error) or type(error).__name__
         if service.state()["result"] in ("start-limit-hit", "exit-code", "signal", "core-dump", "watchdog"):
             raise _unwell(service, "its server does not start")
@@ -122,6 +124,8 @@ def _wait_until_ready(service: Service, path: str, release: str) -> dict[str, An
 
 def _ask(path: str, method: str, target: str, body: Any = None) -> dict[str, Any]:
     """The server's answer, a JSON object; {} for an empty one. Raises OSError or ValueError if it is none."""
+    import http.client  # a fifth of all that the agent imports, and of no use without a server
+
     connection = http.client.HTTPConnection("localhost", timeout=ANSWER_S)
     connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -134,6 +138,8 @@ def _ask(path: str, method: str, target: str, body: Any = None) -> dict[str, Any
         if response.status != 200:
             raise ValueError(f"{target}: status {response.status}")
         return dict(json.loads(content)) if content.strip() else {}
+    except http.client.HTTPException as error:
+        raise ValueError(f"{target}: {type(error).__name__}") from None
     finally:
         connection.close()
 

@@ -5,6 +5,7 @@ Nothing to do is one answer. What the device does meanwhile, and without us, is 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +18,7 @@ from edgekit.deploy.journal import JUDGE_S
 from edgekit.deploy.release import Content, Release, plan_release, read_content
 from edgekit.deploy.runtime import Tree, build_runtime
 from edgekit.deploy.session import Hello, Session, open_session, plain, refuse_host_key
+from edgekit.deploy.sign import Signed, Signer, make_statement
 from edgekit.deploy.transport import AskHostKey
 from edgekit.errors import DeviceUnreachable, DeviceUnsupported, InputError, TrialOver
 from edgekit.platforms import choose_runtime
@@ -55,6 +57,7 @@ class Deployment:
     service: str | None  # what keeps it running: system, user, none; None: nothing was done
     confirmed_by: str | None  # workstation or device
     check: Mapping[str, Any] | None  # the device's golden check, as its runner reports it
+    signed_by: str | None  # name and fingerprint; None: unsigned, or the device does not ask for it
     health: Mapping[str, Any] | None  # what its server said of itself on trial; None without a service
     warning: str  # what a person should know of the device; "" if nothing
 
@@ -71,6 +74,9 @@ def deploy(
     confirm: str = "workstation",
     service: str = "auto",
     volatile: bool = False,
+    signed: Signed | None = None,
+    sign: Signer | None = None,
+    unsigned: bool = False,
     ask: AskHostKey = refuse_host_key,
     progress: Progress = lambda stage, done, total: None,
 ) -> Deployment:
@@ -81,6 +87,7 @@ def deploy(
     again, whether we are there or not. Any EdgekitError means that it is so, or will be by the end of the window.
     `verify` first hashes everything on the device and sends again what is damaged. `volatile` allows a device that may
     forget everything when it is switched off, as one in this machine (Local) always may.
+    A device that has signers wants what `sign` signs now, or `signed` before, or to be told `unsigned`.
     """
     if isinstance(address, Local) and service == "auto":  # this machine is not to start things by itself
         service = "none"
@@ -97,7 +104,8 @@ def deploy(
             runtime = choose_runtime(hello.platform)
             tree = build_runtime(hello.platform, runtime, with_pillow=with_pillow, anew=anew)
             release = plan_release(bundle, tree.id, hello.executable, list(tree.requirements))
-            return _plan(session, release, tree, damaged, "missing" if dry_run else "plan", request)
+            proof = functools.partial(_proof, bundle, hello, signed=signed, sign=sign, unsigned=unsigned)
+            return _plan(session, release, tree, damaged, "missing" if dry_run else "plan", request, proof)
 
         plan = make_plan(anew=False)
         if any(sha256 in plan.tree.contents for sha256 in plan.changed_here()):  # a damaged cache
@@ -123,6 +131,7 @@ def deploy(
             service=None,
             confirmed_by=None,
             check=None,
+            signed_by=None,
             health=None,
             warning=plan.warning,
         )
@@ -136,13 +145,20 @@ def deploy(
             if step.stage == "install":
                 session.request("runtime", id=plan.tree.id, text=plan.tree.text)
             elif step.stage == "check":
-                answer = session.request("release", id=plan.release.id, text=plan.release.text)
+                answer = session.request("release", **{"id": plan.release.id, "text": plan.release.text, **plan.proof})
                 result = replace(result, check=answer["check"])
             elif step.stage == "trial":
                 begun = session.request(
-                    "trial", id=plan.release.id, window_s=window_s, confirm=confirm, service=service
+                    "trial",
+                    id=plan.release.id,
+                    window_s=window_s,
+                    confirm=confirm,
+                    service=service,
+                    unsigned=unsigned,
                 )
-                result = replace(result, service=begun["service"], health=begun["health"])
+                who = begun["signed"]
+                signed_by = None if who is None else f"{who['principal']} ({who['key']})"
+                result = replace(result, service=begun["service"], health=begun["health"], signed_by=signed_by)
     ends = time.monotonic() + window_s
     settle = confirm_release if confirm == "workstation" else await_device
     progress("confirm", 0, 0)
@@ -205,6 +221,7 @@ class _Plan:
     arrived: Mapping[str, int]  # sha256 -> bytes of it that are there already
     contents: Mapping[str, Content]  # sha256 -> what has that hash
     warning: str
+    proof: Mapping[str, Any]  # what the device wants to know of who signed it
 
     @property
     def bytes_to_send(self) -> int:
@@ -222,6 +239,7 @@ def _plan(
     damaged: Sequence[str],
     operation: str,
     request: Mapping[str, Any],
+    make_proof: Callable[[Release, Tree], Mapping[str, Any]],
 ) -> _Plan:
     hello = session.hello
 
@@ -234,15 +252,36 @@ def _plan(
     missing: dict[str, int] = {}
     arrived: dict[str, int] = {}
     warning = ""
+    proof: Mapping[str, Any] = {}
     if not is_done:
+        proof = make_proof(release, tree)
         needed = {**release.sizes, **({} if has_runtime else tree.sizes)}
-        answer = session.request(operation, files=needed, **request)
+        answer = session.request(operation, files=needed, **request, **proof)
         missing = {sha256: size for sha256, size in needed.items() if sha256 in answer["missing"]}
         arrived = {sha256: min(max(0, int(answer["missing"][sha256])), size) for sha256, size in missing.items()}
         if answer["warning"]:
             warning = f"{hello.root} is on {plain(answer['warning'])}: it may be gone after a reboot"
     contents = {**tree.contents, **release.contents}
-    return _Plan(release, tree, is_done, has_runtime, missing, arrived, contents, warning)
+    return _Plan(release, tree, is_done, has_runtime, missing, arrived, contents, warning, proof)
+
+
+def _proof(
+    bundle: Bundle,
+    hello: Hello,
+    release: Release,
+    tree: Tree,
+    *,
+    signed: Signed | None,
+    sign: Signer | None,
+    unsigned: bool,
+) -> Mapping[str, Any]:
+    """What goes into a request so that a device with signers takes the release."""
+    if unsigned or not hello.signers:
+        return {"unsigned": unsigned}
+    if sign is not None:
+        statement = make_statement(bundle, [tree], seq=None)
+        signed = Signed(statement, sign(statement))
+    return {"id": release.id, "text": release.text, "signed": None if signed is None else signed.frame}
 
 
 def _steps(plan: _Plan, hello: Hello, window_s: float, confirm: str) -> tuple[Step, ...]:

@@ -27,6 +27,7 @@ from edgekit.errors import DeviceRefused, DeviceUnreachable, EdgekitError, HostK
 CONNECT_S = 20.0
 DEAD_S = 60  # a peer that acknowledges nothing for that long is gone
 _BLOCK = 1 << 16
+_PACKET = 1 << 15  # bytes that OpenSSH takes in one
 _MOST_STDERR = 1 << 16
 
 # what paramiko logs it also raises; without a handler Python would print it, traceback and all
@@ -40,8 +41,13 @@ class _Channel:
 
     def send(self, data: bytes, timeout_s: float) -> None:
         self._channel.settimeout(timeout_s)
+        left = memoryview(data)
         with _as_oserror():
-            self._channel.sendall(data)
+            while left:  # sendall would copy all that is left for each packet
+                sent = self._channel.send(bytes(left[:_PACKET]))
+                if sent == 0:
+                    raise EOFError("the channel is closed")
+                left = left[sent:]
 
     def receive(self, timeout_s: float) -> bytes:
         self._channel.settimeout(timeout_s)
@@ -96,9 +102,22 @@ def ssh_channel(route: Route, command: str, *, ask: AskHostKey) -> Iterator[_Cha
         yield _Channel(channel, transport)
 
 
+class _Prompt(socket.socket):
+    """Acknowledges what arrives at once. sshd does not set TCP_NODELAY before a session is open: until then each second
+    small packet of its waits for our delayed ACK, 42 ms of the 90 that a connection takes on loopback (measured)."""
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        received = super().recv(size, flags)
+        if hasattr(socket, "TCP_QUICKACK"):  # Linux; it does not last, so every time
+            self.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+        return received
+
+
 @contextmanager
 def _connected(route: Route) -> Iterator[socket.socket]:
-    with socket.create_connection((route.host, route.port), timeout=CONNECT_S) as connection:
+    plain = socket.create_connection((route.host, route.port), timeout=CONNECT_S)
+    with _Prompt(plain.family, plain.type, plain.proto, plain.detach()) as connection:
+        connection.settimeout(CONNECT_S)
         # paramiko sets no option itself; without this one, small packets wait for delayed ACKs: 44 ms instead of 2
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

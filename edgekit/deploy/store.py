@@ -44,7 +44,7 @@ from edgekit.deploy.disk import (
 )
 from edgekit.deploy.journal import NAME as JOURNAL
 from edgekit.deploy.journal import Journal, write_journal
-from edgekit.deploy.tree import build_tree, mend_tree, sync_blobs, take_blob
+from edgekit.deploy.tree import build_tree, linked_folders, mend_tree, sync_blobs, take_blob
 
 LAYOUT = b"edgekit 2\n"
 OLD_LAYOUT = b"edgekit 1\n"  # `current` and `previous` links, and no journal
@@ -86,6 +86,7 @@ class Store:
         self.layout()
         self._lock = self._take_lock(PATIENCE_S if patience_s is None else patience_s)
         try:
+            self._check_folders()
             self._lay_out()
             self._sweep()
         except BaseException:
@@ -130,6 +131,13 @@ class Store:
             message = f"{self.root} was laid out by another version of edgekit ({layout!r})"
             raise Refused("DeviceError", message, "use that version, or delete the folder on the device")
         return layout
+
+    def _check_folders(self) -> None:
+        """Refused if one of ours leads elsewhere: what lies there is not ours to change."""
+        for name in (*FOLDERS, "samples"):
+            if os.path.islink(self.path(name)):
+                message = f"{self.path(name)} is a symbolic link to {os.readlink(self.path(name))}"
+                raise Refused("DeviceRefused", message, "on the device: find out who made it, and delete it")
 
     def _lay_out(self) -> None:
         layout = self.layout()
@@ -226,6 +234,8 @@ class Store:
             raise Refused("DeviceError", f"not a name for a file of ours: {taken.pop()!r}", OUR_FAULT)
         final, blobs = self.path(kind, checked(ID, name)), self.path("blobs")
         sync_blobs(blobs, files)
+        if os.path.islink(final):
+            delete(final)
         if os.path.isdir(final):
             mend_tree(blobs, final, self.path(kind, ".tmp-mended"), files, own, links)
         else:
@@ -243,6 +253,9 @@ class Store:
         except (OSError, Refused):
             return ["the list of its files"]
         folder, files = self.path(kind, name), listing["files"]
+        links = linked_folders(folder, files)
+        if links:
+            return [path or "its folder" for path in links]
         damaged = [p for p, file in files.items() if not intact(os.path.join(folder, p), file["sha256"], file["size"])]
         if kind == "releases" and self.runtime_of(name) != listing.get("runtime"):
             damaged.append("site")
@@ -324,7 +337,8 @@ class Store:
         with contextlib.suppress(OSError):  # a disk without a byte left has to be cleaned all the same
             write_journal(self.root, Journal())  # from now on nothing here is good
         self.use(None)
-        ours = ("releases", "runtimes", "incoming", "blobs", "samples", "cache", "agent", "previous", "run")
+        ours: tuple[str, ...] = ("releases", "runtimes", "incoming", "blobs", "samples", "cache", "agent")
+        ours += ("previous", "run", "allowed_signers", "revoked_keys")
         for name in (*ours, ".tmp-current", ".tmp-" + JOURNAL):
             delete(self.path(name))
         sync(self.root)

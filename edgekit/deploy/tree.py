@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, BinaryIO
 
 from edgekit.deploy.disk import (
+    OUR_FAULT,
     Refused,
     checked_size,
     delete,
@@ -36,6 +37,8 @@ def take_blob(stream: BinaryIO, aside: str, sha256: str, *, size: int, stored: i
     SystemExit if the workstation went away; what had come by then stays. Not synced: `sync_blobs` does that.
     """
     left, written = checked_size(stored), checked_size(offset)
+    if written > checked_size(size):
+        raise Refused("DeviceError", f"a blob of {size} bytes cannot go on at {offset}", OUR_FAULT)
     unpack = zlib.decompressobj() if packed else None
     flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     out = os.open(aside, flags if offset else flags | os.O_TRUNC, 0o644)
@@ -112,10 +115,21 @@ def _make_folders(path: str, made: set[str]) -> None:
         made.add(path)
 
 
+def linked_folders(folder: str, files: Iterable[str]) -> list[str]:
+    """Those of its folders that are symbolic links, the outer ones first: what is in them is not ours, whatever it holds."""
+    found = {""}
+    for path in files:
+        parts = path.split("/")[:-1]
+        found |= {"/".join(parts[: depth + 1]) for depth in range(len(parts))}
+    return [path for path in sorted(found) if os.path.islink(os.path.join(folder, path).rstrip("/"))]
+
+
 def mend_tree(
     blobs: str, folder: str, aside: str, files: Files, own: Mapping[str, bytes], links: Mapping[str, str]
 ) -> None:
     """Puts right what is not as it should be, file by file: it may be in use."""
+    for path in linked_folders(folder, files):
+        delete(os.path.join(folder, path))
     for path, file in files.items():
         place = os.path.join(folder, *path.split("/"))
         if not intact(place, file["sha256"], file["size"]):

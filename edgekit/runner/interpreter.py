@@ -119,6 +119,7 @@ def open_interpreter(
             if before_xnnpack is not None:
                 before_xnnpack(interpreter)
             interpreter.allocate_tensors()
+            interpreter.get_input_details(), interpreter.get_output_details()  # where names that are no text come out
     except (ValueError, RuntimeError) as error:
         reason = (str(error).strip() or repr(error)).splitlines()[0]
         raise BundleError(

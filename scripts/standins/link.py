@@ -88,6 +88,8 @@ class Link:
         free = 0.0  # when the link has sent what it was given before
         with contextlib.suppress(OSError):
             while block := source.recv(_BLOCK if self.rate is None else max(512, min(_BLOCK, int(self.rate / 50)))):
+                if hasattr(socket, "TCP_QUICKACK"):  # the link itself adds no delayed ACK
+                    source.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
                 self.bytes[way] += len(block)
                 if self._cut_after is not None and self.bytes["there"] > self._cut_after:
                     source.shutdown(socket.SHUT_RDWR)
