@@ -24,8 +24,9 @@ from edgekit.power.audit import audit, page, trace_picture
 from edgekit.power.calibration import Watts, calibrate, points_of
 from edgekit.runner.interpreter import open_interpreter
 from edgekit.runner.model import Model, describe_variant
+from edgekit.runner.power.actuators import OperatingPoint
 from edgekit.runner.power.goal import parse_goal
-from edgekit.runner.power.points import read_table
+from edgekit.runner.power.points import read_table, write_table
 from edgekit.runner.power.trace import LEFT_OUT, TraceWriter, read_trace
 from edgekit.runner.rehearse import rehearse
 
@@ -234,7 +235,6 @@ def test_rehearsal_mixes_two_real_networks_and_its_trace_is_audited(tmp_path):
     bundle = two_variants(tmp_path / "bundle")
     manifest = read_bundle(bundle).manifest
     from edgekit.runner.point import idle_power, measure_point
-    from edgekit.runner.power.actuators import OperatingPoint
 
     def measure(seconds, variant=None, threads=None, clock_khz=None):
         found = idle_power(0) if variant is None else measure_point(bundle, OperatingPoint(variant, threads), 0.1)
@@ -293,3 +293,48 @@ def test_calibrate_through_a_real_deployment(command, device, tmp_path, small_ru
     assert len(json.loads(out)["rows"]) == 2
     assert read_table(output.read_text()).rows
     assert other[0] == 2
+
+
+@pytest.mark.slow
+def test_a_service_under_a_goal_mixes_variants_and_its_trace_is_audited(tmp_path, command):
+    from test_serve import UnixHTTP, ask, serving, tensor
+
+    bundle = two_variants(tmp_path / "bundle")
+    table = tmp_path / "t.json"
+    rows = tuple(
+        replace(row, point=OperatingPoint(name, 1), latency_us=us, accuracy_ppm=accuracy)
+        for row, name, us, accuracy in zip(
+            TABLE.rows, ("small", "large"), (200, 2000), (700_000, 800_000), strict=False
+        )
+    )
+    table.write_text(write_table(replace(TABLE, rows=rows)))
+    trace, path = tmp_path / "trace.jsonl", tmp_path / "s.sock"
+    goal = "min_energy(accuracy>=75, deadline=2s)"
+    sample = np.ones((1, 4), np.float32)
+    with serving(bundle, "--socket", path, "--goal", goal, "--table", table, "--trace", trace):
+        connection = UnixHTTP(str(path))
+        told = ask(connection, "GET", "/v2")[1]["edgekit"]["goal"]
+        name = ask(connection, "GET", "/v2")[1]["edgekit"]["model"]
+        answers = [
+            ask(connection, "POST", f"/v2/models/{name}/infer", {"inputs": [tensor("x", sample, "FP32")]})[0]
+            for _ in range(60)
+        ]
+        connection.close()
+    code, out, _ = command("power", "audit", trace, "--json")
+    rows_run = {json.loads(line)["job"][3] for line in trace.read_text().splitlines()[1:] if "job" in line}
+
+    assert told == goal
+    assert answers == [200] * 60
+    assert code == 0
+    assert json.loads(out)["inferences"] == 60
+    assert rows_run == {0, 1}
+
+
+def test_a_goal_without_a_table_is_told_before_anything_is_served(tmp_path):
+    from contextlib import ExitStack
+
+    from edgekit.runner.serve.governed import govern
+    from edgekit.runner.serve.process import Settings
+
+    with pytest.raises(InputError, match="needs a table"), ExitStack() as stack:
+        govern(Settings(str(tmp_path), goal="max_accuracy(deadline=50ms)"), None, stack)

@@ -137,6 +137,10 @@ def _serve_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-body", type=_positive, default=16, metavar="MIB", help="of a request (default 16); JSON in memory is 10x"
     )
+    parser.add_argument("--goal", metavar="GOAL", help="keep a goal of power: docs/power.md; needs --table")
+    parser.add_argument("--table", metavar="FILE", help="what edgekit power calibrate wrote for this board")
+    parser.add_argument("--trace", metavar="FILE", help="keep what happened, for edgekit power audit")
+    parser.add_argument("--clocks", action="store_true", help="also set clocks, through edgekit-powerd")
 
 
 def _first_options(parser: argparse.ArgumentParser) -> None:
@@ -269,6 +273,10 @@ def _serve(options: Any) -> None:
             max_body_mib=options.max_body,
             delegates=options.delegate,
             require=options.require,
+            goal=options.goal,
+            table=options.table,
+            trace=options.trace,
+            clocks=options.clocks,
         )
     )
 
