@@ -25,6 +25,7 @@ from edgekit.power.calibration import Watts, calibrate, points_of
 from edgekit.runner.interpreter import open_interpreter
 from edgekit.runner.model import Model, describe_variant
 from edgekit.runner.power.actuators import OperatingPoint
+from edgekit.runner.power.board import Board
 from edgekit.runner.power.goal import parse_goal
 from edgekit.runner.power.points import read_table, write_table
 from edgekit.runner.power.trace import LEFT_OUT, TraceWriter, read_trace
@@ -255,6 +256,21 @@ def test_rehearsal_mixes_two_real_networks_and_its_trace_is_audited(tmp_path):
     assert 72.0 < found.accuracy < 78.0
     assert found.energy_provenance == "estimated"
     assert found.missed == judged.missed
+
+
+@pytest.mark.parametrize(("limit", "what"), [("temp<=80", "thermometer"), ("lifetime=1h", "no gauge")])
+def test_a_goal_of_what_no_sensor_tells_is_refused(tmp_path, limit, what):
+    bundle = two_variants(tmp_path / "bundle")
+    table = replace(
+        TABLE,
+        heat=None,
+        rows=tuple(replace(r, point=OperatingPoint("small", n + 1)) for n, r in enumerate(TABLE.rows[:2])),
+    )
+    board = Board(str(tmp_path / "no-sys"), nvml=lambda: None)
+    with pytest.raises(InputError, match=what):
+        rehearse(
+            bundle, parse_goal(f"max_accuracy({limit}, deadline=1s)"), table, rate_hz=5.0, seconds=0.4, board=board
+        )
 
 
 def test_an_impossible_goal_is_named_before_anything_runs(tmp_path, command):

