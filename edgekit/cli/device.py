@@ -28,8 +28,8 @@ def device_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """What every command that talks to a device takes, behind its own options."""
 
     @functools.wraps(function)
-    def addressed(*, device: str, transport: Transport, **options: Any) -> Any:
-        return function(device=parse_address(device, transport), **options)
+    def addressed(*, device: str | None, transport: Transport, **options: Any) -> Any:
+        return function(device=None if device is None else parse_address(device, transport), **options)
 
     python = click.option("--python", default="python3", show_default=True, help="Its Python, 3.9 or newer.")
     way = click.option(
