@@ -19,7 +19,8 @@ from tiny_model import tiny_bundle
 pytest.importorskip("scipy")
 
 from edgekit.bundle import Quality, read_bundle, write_bundle
-from edgekit.errors import InputError
+from edgekit.errors import BundleError, InputError
+from edgekit.manifest import read_manifest, write_manifest
 from edgekit.power.audit import audit, page, trace_picture
 from edgekit.power.calibration import Watts, calibrate, points_of
 from edgekit.runner.interpreter import open_interpreter
@@ -311,6 +312,18 @@ def test_calibrate_through_a_real_deployment(command, device, tmp_path, small_ru
     assert other[0] == 2
 
 
+def test_a_bundle_may_name_its_goal_and_is_as_before_where_it_names_none(tmp_path):
+    bundle = read_bundle(two_variants(tmp_path / "bundle"))
+    goal = "min_energy(accuracy>=75, deadline=50ms)"
+    text = write_manifest(replace(bundle.manifest, goal=goal))
+
+    assert read_manifest(text).goal == goal
+    assert b'"goal"' not in write_manifest(bundle.manifest)
+    assert bundle.manifest.goal is None
+    with pytest.raises(BundleError, match="goal"):
+        read_manifest(text.replace(b'"min_energy(accuracy>=75, deadline=50ms)"', b"3"))
+
+
 @pytest.mark.slow
 def test_a_service_under_a_goal_mixes_variants_and_its_trace_is_audited(tmp_path, command):
     from test_serve import UnixHTTP, ask, serving, tensor
@@ -353,4 +366,4 @@ def test_a_goal_without_a_table_is_told_before_anything_is_served(tmp_path):
     from edgekit.runner.serve.process import Settings
 
     with pytest.raises(InputError, match="needs a table"), ExitStack() as stack:
-        govern(Settings(str(tmp_path), goal="max_accuracy(deadline=50ms)"), None, stack)
+        govern(Settings(str(tmp_path)), "max_accuracy(deadline=50ms)", None, stack)

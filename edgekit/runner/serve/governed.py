@@ -113,11 +113,11 @@ class Governed:
             self._set_clock = None
 
 
-def govern(settings: Settings, model: Model, stack: ExitStack) -> Governed:
-    """The model under the goal of `settings`. Raises InputError for a goal or a table that cannot be used here."""
+def govern(settings: Settings, wanted: str, model: Model, stack: ExitStack) -> Governed:
+    """The model under a goal. Raises InputError for a goal or a table that cannot be used here."""
     if settings.table is None:
         raise InputError("a goal needs a table of this board", hint="--table FILE: edgekit power calibrate writes one")
-    goal = parse_goal(settings.goal or "")
+    goal = parse_goal(wanted)
     table = usable(_read(settings.table), sets_clock=settings.clocks)
     check_goal(goal, table)
     caps = stack.enter_context(closing(Caps())) if settings.clocks else None

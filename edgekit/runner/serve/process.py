@@ -128,11 +128,13 @@ def _start(settings: Settings, tell: Notify, stack: ExitStack) -> None:
         "unit": model.placement.label,
     }
     answering: Model | Governed = model
-    if settings.goal is not None:
+    # a bundle's own goal holds where there is a table of the board; a goal that was said needs one
+    goal = settings.goal or (bundle.manifest.goal if settings.table is not None else None)
+    if goal is not None:
         from edgekit.runner.serve.governed import govern
 
-        answering = govern(settings, model, stack)
-        about["goal"] = settings.goal
+        answering = govern(settings, goal, model, stack)
+        about["goal"] = goal
     server = Server(Inference(answering, name, figures, about), listeners, limit=settings.max_body_mib << 20)
     ended = threading.Event()
     server.start()
