@@ -127,3 +127,21 @@ def test_the_gpu_serves_lanes_batches_and_float_answers(tmp_path, gpu):
 
     assert len(answers[0]) == 5
     assert [row["top"][0]["class"] for row in answers[0]] == [row["top"][0]["class"] for row in answers[1]]
+
+
+def test_a_gpu_bundle_is_deployed_with_what_a_gpu_needs(tmp_path, gpu, device, monkeypatch):
+    from edgekit.deploy.install import deploy
+
+    if not (TINY / "kws_ref_model.tflite").exists():
+        pytest.skip("no ../shared/data/mlperf-tiny beside this checkout")
+    for name, value in gpu.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("XDG_CACHE_HOME", os.environ.get("XDG_CACHE_HOME", str(Path("~/.cache").expanduser())))
+    raw = np.random.default_rng(0).uniform(-3, 3, (2, 49, 10, 1)).astype(np.float32)
+    model = (TINY / "kws_ref_model.tflite").read_bytes()
+    made = make_bundle(tmp_path / "b", model, raw=raw, tolerance=2, delegates=["gpu:precision=f32", "cpu"])
+    done = deploy(made, device)
+
+    assert any(requirement.startswith("ml-dtypes") for requirement in done.requirements)
+    (row,) = done.check["variants"]
+    assert (row["placement"]["unit"], row["placement"]["on_unit"]) == ("gpu", 13)
