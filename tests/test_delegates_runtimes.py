@@ -145,3 +145,28 @@ def test_a_gpu_bundle_is_deployed_with_what_a_gpu_needs(tmp_path, gpu, device, m
     assert any(requirement.startswith("ml-dtypes") for requirement in done.requirements)
     (row,) = done.check["variants"]
     assert (row["placement"]["unit"], row["placement"]["on_unit"]) == ("gpu", 13)
+
+
+def test_deploy_says_which_unit_serves_and_what_was_asked_for(tmp_path, monkeypatch):
+    from click.testing import CliRunner
+
+    from edgekit.cli.device import deploy_command
+
+    raw = np.random.default_rng(0).random((6, 8, 8, 1), np.float32)
+    compiled = "models/int8_edgetpu.tflite"
+    asked = [f"edgetpu:library={fake_library()},file={compiled}", "cpu"]
+
+    def deployed(name, devices):
+        monkeypatch.setenv("FAKE_DEVICES", devices)
+        made = make_bundle(
+            tmp_path / name, classifier(), raw=raw, delegates=asked, more={compiled: compiled_classifier()}
+        )
+        done = CliRunner().invoke(
+            deploy_command, [str(made.path), f"local:{tmp_path / name}-device", "--service", "none"]
+        )
+        assert done.exception is None, done.exception
+        return done.output
+
+    served, fell_back = deployed("a", "usb"), deployed("b", "")
+    assert "on FAKE edgetpu" in served and "NOT AS ASKED" not in served
+    assert "NOT AS ASKED" in fell_back and "no device ':0'" in fell_back
