@@ -170,3 +170,24 @@ def test_deploy_says_which_unit_serves_and_what_was_asked_for(tmp_path, monkeypa
     served, fell_back = deployed("a", "usb"), deployed("b", "")
     assert "on FAKE edgetpu" in served and "NOT AS ASKED" not in served
     assert "NOT AS ASKED" in fell_back and "no device ':0'" in fell_back
+
+
+def test_a_gpu_that_takes_a_part_says_how_many_and_why_not_the_rest(tmp_path, gpu):
+    from handmade_model import T, build
+
+    a, b, c, e = (T(name, (1, 4, 4, 8)) for name in "abce")
+    rank = T("d", (), "int32")
+    content = build([("LOGISTIC", [a], [b]), ("RANK", [b], [rank]), ("TANH", [b], [c]), ("FLOOR_MOD", [c, c], [e])],
+                    inputs=[a], outputs=[e])  # fmt: skip
+    made = make_bundle(tmp_path / "b", content, raw=np.ones((1, 4, 4, 8), np.float32), tolerance=1)
+
+    def check(text):
+        return runner("check", made.path, "--json", "--delegate", text, path=site_path(), cache=tmp_path / "c", **gpu)
+
+    code, _, err = check("gpu:precision=f32")
+    assert code == 4 and "the GPU does not take" in err and "RANK: Operation is not supported" in err
+    code, out, _ = check("gpu:precision=f32,partial=true")
+    placement = json.loads(out)["variants"][0]["placement"]
+    assert code == 0
+    assert (placement["operators"], placement["on_unit"]) == (4, 2)
+    assert placement["left"] == {"RANK": 1, "FLOOR_MOD": 1}
