@@ -342,3 +342,9 @@ def test_one_that_the_bundle_has_not_cannot_be_required(tmp_path):
 )
 def test_every_ending_of_a_trial_means_something(code, out, outcome):
     assert read_ending(code, out, b"edgekit.runner: why\n").outcome == outcome
+
+
+def test_a_traceback_in_the_child_is_told_by_its_last_line():
+    verdict = read_ending(1, b"", b"Traceback (most recent call last):\n  ...\nAttributeError: no attribute\n")
+
+    assert (verdict.outcome, verdict.reason) == ("unavailable", "exit code 1: AttributeError: no attribute")

@@ -139,12 +139,14 @@ def _litert() -> Any:
         try:
             from ai_edge_litert import compiled_model
 
-            return compiled_model
+            if hasattr(compiled_model, "Options"):  # 2.1 has another interface
+                return compiled_model
+            missing = ImportError("it is older than 2.3, without options for each model")
         except ImportError as error:
             missing = error
     raise MissingLibrary(
         f"this runtime has no CompiledModel: {str(missing).splitlines()[0]}",
-        hint="it comes with ai-edge-litert 2.1 or newer and ml_dtypes; deploy sends both where a bundle has a gpu delegate",
+        hint="it comes with ai-edge-litert 2.3 or newer and ml_dtypes; deploy sends both where a bundle has a gpu delegate",
     ) from missing
 
 
