@@ -348,3 +348,18 @@ def test_a_traceback_in_the_child_is_told_by_its_last_line():
     verdict = read_ending(1, b"", b"Traceback (most recent call last):\n  ...\nAttributeError: no attribute\n")
 
     assert (verdict.outcome, verdict.reason) == ("unavailable", "exit code 1: AttributeError: no attribute")
+
+
+def test_inspect_shows_what_runs_as_one(tmp_path, capsys):
+    from edgekit.cli.main import main as edgekit
+
+    made = make_bundle(tmp_path / "b", classifier(), raw=np.zeros((1, 8, 8, 1), np.float32))
+
+    assert edgekit(["inspect", str(made.path), "--fused", "--json"]) == 0
+    (part,) = json.loads(capsys.readouterr().out)["models"][0]["parts"]
+    assert part == {
+        "unit": "XNNPACK",
+        "operators": [{"index": 0, "name": "RESHAPE"}, {"index": 1, "name": "FULLY_CONNECTED"}],
+    }
+    assert edgekit(["inspect", str(made.path), "--fused"]) == 0
+    assert "0-1 RESHAPE ... FULLY_CONNECTED" in capsys.readouterr().out
