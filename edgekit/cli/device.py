@@ -165,18 +165,17 @@ def status_command(device: str, python: str, verify: bool, as_json: bool) -> int
         show_json(found)
         return 4 if damaged else 0
     free = "unknown" if found["free_bytes"] is None else size_text(found["free_bytes"])
-    show_facts(
-        [
-            ("device", f"{found['device']} ({found['board'] or found['system']})"),
-            ("python", f"{found['python']} on {found['arch']}, {found['libc'] or 'unknown libc'}"),
-            ("space", f"{size_text(found['used_bytes'])} used in {found['root']}, {free} free"),
-        ]
-    )
+    facts = [
+        ("device", f"{found['device']} ({found['board'] or found['system']})"),
+        ("python", f"{found['python']} on {found['arch']}, {found['libc'] or 'unknown libc'}"),
+        ("space", f"{size_text(found['used_bytes'])} used in {found['root']}, {free} free"),
+    ]
+    facts += [("service", f"kept running by {found['service']} units")] if found["service"] != "none" else []
     if found["trial"] is not None:
         trial = found["trial"]
-        click.echo(f"on trial: {trial['release']}, decided by the {trial['confirm']} within {trial['left_s']:.0f} s")
-    if found["failed"]:
-        click.echo(f"did not pass their trial: {', '.join(found['failed'])}")
+        facts.append(("on trial", f"{trial['release']}: the {trial['confirm']} decides within {trial['left_s']:.0f} s"))
+    facts += [("failed", f"{', '.join(found['failed'])}: not in use any more")] if found["failed"] else []
+    show_facts(facts)
     rows = [(r["role"], r["name"], r["id"], (r["bundle"] or "")[:16], r["edgekit"]) for r in found["releases"]]
     if rows:
         show_table(("", "name", "release", "bundle", "edgekit"), rows)
