@@ -109,6 +109,12 @@ class Manifest:
     limits: Mapping[str, float] | None = None
     goal: str | None = None  # of power, as edgekit/runner/power/goal.py reads it; left out where there is none
 
+    @property
+    def needs_compiled(self) -> bool:
+        """True if a delegate of it runs on LiteRT's CompiledModel: a GPU, or a CPU that keeps packed weights."""
+        delegates = (delegate for variant in self.variants for delegate in variant.delegates)
+        return any(delegate.name == "gpu" or delegate.options.get("weight_cache") for delegate in delegates)
+
     def variant(self, name: str | None = None) -> Variant:
         """The variant called `name`, or the default one."""
         if name is None:
