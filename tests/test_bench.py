@@ -331,7 +331,7 @@ def test_a_device_runs_bench_and_check_of_its_current_release_and_nothing_else(t
         {"op": "current"},
     )
 
-    assert good == {"code": 3, "out": "bench a b;c\n", "errors": "why\n"}
+    assert good == {"code": 3, "out": ["bench a b;c"], "errors": ["why"]}
     assert bad["error"] == worse["error"] == "DeviceError"
     assert current["bundle"] == "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"
 

@@ -58,7 +58,7 @@ class Here:
             done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=LOCAL_S)
         except subprocess.TimeoutExpired:
             raise EdgekitError("it did not end", hint="ask for fewer --seconds") from None
-        return _read(done.returncode, done.stdout, done.stderr)
+        return _read(done.returncode, done.stdout.splitlines(), done.stderr.splitlines())
 
 
 class There:
@@ -72,7 +72,7 @@ class There:
     def run(self, verb: str, arguments: Sequence[str]) -> dict[str, Any]:
         answer = self._session.request("run", arguments=[verb, *arguments, "--json"])
         code = answer.get("code")
-        return _read(code if isinstance(code, int) else 1, str(answer.get("out")), str(answer.get("errors")))
+        return _read(code if isinstance(code, int) else 1, _lines(answer.get("out")), _lines(answer.get("errors")))
 
 
 @contextmanager
@@ -95,14 +95,18 @@ def open_place(
         yield there
 
 
-def _read(code: int, out: str, errors: str) -> dict[str, Any]:
+def _lines(value: Any) -> list[str]:
+    return [str(line) for line in value] if isinstance(value, list) else []
+
+
+def _read(code: int, out: list[str], errors: list[str]) -> dict[str, Any]:
     if code == 0:
         try:
-            return dict(json.loads(out.splitlines()[-1]))
+            return dict(json.loads(out[-1]))
         except (ValueError, IndexError, TypeError):
             raise DeviceError(
                 "the runner's answer is not ours", hint="is the release's runner an older one? deploy again"
             ) from None
-    said = [plain(line) for line in errors.splitlines() if line.startswith("edgekit.runner: ")]
-    why = said[-1].partition(": ")[2] if said else plain(errors.strip()[-200:]) or f"exit code {code}"
+    said = [plain(line) for line in errors if line.startswith("edgekit.runner: ")]
+    why = said[-1].partition(": ")[2] if said else plain(" ".join(errors)[-200:]) or f"exit code {code}"
     raise EdgekitError(why)

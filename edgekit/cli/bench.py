@@ -15,6 +15,7 @@ from edgekit.cli.show import ProgressLine, show_facts, show_json, show_table, sh
 if TYPE_CHECKING:
     from edgekit.bench.grid import Result
     from edgekit.bundle import Bundle
+    from edgekit.deploy.address import Address
 
 BUNDLE = click.argument("bundle", type=click.Path(path_type=Path), metavar="BUNDLE")
 DEVICE = click.argument("device", required=False, metavar="[DEVICE]")
@@ -57,7 +58,7 @@ def candidate_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @device_options
 def bench_command(
     bundle: Path,
-    device: str | None,
+    device: Address | None,
     variants: tuple[str, ...],
     delegates: tuple[str, ...],
     threads: tuple[int, ...],
@@ -123,7 +124,7 @@ def bench_command(
 @device_options
 def tune_command(
     bundle: Path,
-    device: str | None,
+    device: Address | None,
     variants: tuple[str, ...],
     delegates: tuple[str, ...],
     threads: tuple[int, ...],
@@ -178,12 +179,10 @@ def tune_command(
         click.echo(f"{written.folder} is bundle {written.id} now; edgekit deploy puts it on a device")
 
 
-def _open(bundle: Bundle, device: str | None, python: str, progress: ProgressLine) -> Any:
+def _open(bundle: Bundle, device: Address | None, python: str, progress: ProgressLine) -> Any:
     from edgekit.bench.place import open_place
-    from edgekit.deploy.address import parse_address
 
-    address = None if device is None else parse_address(device)
-    return open_place(bundle, address, python=python, ask=lambda *key: ask_beside(progress, *key))
+    return open_place(bundle, device, python=python, ask=lambda *key: ask_beside(progress, *key))
 
 
 def _counted(progress: ProgressLine) -> Callable[[str, int, int], None]:

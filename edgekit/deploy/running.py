@@ -53,9 +53,9 @@ def _answer(root: str, request: dict[str, Any]) -> dict[str, Any]:
             ["/bin/sh", run, *arguments], capture_output=True, timeout=LONGEST_S, stdin=subprocess.DEVNULL
         )
     except subprocess.TimeoutExpired:
-        return {"code": None, "out": "", "errors": f"no end within {LONGEST_S:g} s"}
-    return {
+        return {"code": None, "out": [], "errors": [f"no end within {LONGEST_S:g} s"]}
+    return {  # as lines: what the other side takes for one is shown on a terminal as one
         "code": done.returncode,
-        "out": done.stdout[-(1 << 20) :].decode(errors="replace"),
-        "errors": done.stderr[-(1 << 14) :].decode(errors="replace"),
+        "out": done.stdout[-(1 << 20) :].decode(errors="replace").splitlines(),
+        "errors": done.stderr[-(1 << 14) :].decode(errors="replace").splitlines(),
     }
