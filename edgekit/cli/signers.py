@@ -19,7 +19,7 @@ PUBLIC = click.Path(path_type=Path)
     epilog="\b\nExamples:\n  edgekit signers add pi@raspberrypi.local release_key.pub\n"
     "  edgekit signers list pi@raspberrypi.local\n"
     "  edgekit signers replace pi@raspberrypi.local old.pub new.pub --sign old\n"
-    "  edgekit signers prepare change.json --add new.pub --revoke old.pub --sign old\n"
+    "  edgekit signers prepare change.json --add new.pub --revoke old.pub --sign k\n"
     "  edgekit signers apply pi@raspberrypi.local change.json",
 )
 def signers_command() -> None:
