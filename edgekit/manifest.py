@@ -107,6 +107,13 @@ class Manifest:
     command: tuple[str, ...]
     # what its server may take on a device, as far as somebody said: rss_bytes (memory), p95_ms (95 of 100 answers)
     limits: Mapping[str, float] | None = None
+    goal: str | None = None  # of power, as edgekit/runner/power/goal.py reads it; left out where there is none
+
+    @property
+    def needs_compiled(self) -> bool:
+        """True if a delegate of it runs on LiteRT's CompiledModel: a GPU, or a CPU that keeps packed weights."""
+        delegates = (delegate for variant in self.variants for delegate in variant.delegates)
+        return any(delegate.name == "gpu" or delegate.options.get("weight_cache") for delegate in delegates)
 
     def variant(self, name: str | None = None) -> Variant:
         """The variant called `name`, or the default one."""
@@ -135,6 +142,8 @@ def write_manifest(manifest: Manifest) -> bytes:
     fields = {"edgekit_bundle": FORMAT, **dataclasses.asdict(manifest)}
     if manifest.limits is None:  # a key that older runners do not know
         del fields["limits"]
+    if manifest.goal is None:
+        del fields["goal"]  # bundles without one are as they were before there were goals
     return (json.dumps(fields, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
 
 
@@ -152,8 +161,10 @@ def read_manifest(text: bytes) -> Manifest:
             f"bundle format {_shown(version)}, this edgekit reads format {FORMAT}",
             hint="deploy again so that the board gets the newer runner, or convert again with the older edgekit",
         )
+    goal = loaded.pop("goal", None)
     fields = _Fields(loaded, MANIFEST)
     manifest = Manifest(
+        goal=None if goal is None else _text(goal, f"{MANIFEST}: 'goal'"),
         name=fields.text("name"),
         target=fields.optional_text("target"),
         arch=fields.optional_text("arch"),

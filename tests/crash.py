@@ -597,6 +597,12 @@ NEEDED = {
     "install_release > build > sync_blobs (file)",
     "install_runtime > build > build_tree (folder)",
     "install_runtime > build > sync_blobs (file)",
+    "install_runtime > write_durably (folder)",
+    "install_runtime > write_durably > write_synced (file)",
+    "plan > give_up > use > point_durably (folder)",
+    "plan > give_up > write_journal > write_durably > write_synced (file)",
+    "recover > give_up > use > point_durably (folder)",
+    "recover > give_up > write_journal > write_durably > write_synced (file)",
 }
 
 if __name__ == "__main__":

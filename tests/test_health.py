@@ -96,6 +96,7 @@ def test_a_server_that_gives_the_golden_answer_and_stays_up_is_well(served: Any)
     assert found["server"]["inferences"] >= 1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("soon")
 @pytest.mark.parametrize(("limits", "said"), [({"rss_bytes": 1000}, "memory"), ({"p95_ms": 1e-6}, "95 of 100")])
 def test_a_server_beyond_the_manifests_limits_is_not(served: Any, tmp_path: Path, limits: Any, said: str) -> None:
@@ -132,6 +133,7 @@ def test_the_server_of_another_release_is_not_it(served: Any, tmp_path: Path, mo
     assert folder.name in reply["message"]
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_meanwhile_is_not_well(served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     service, folder, device = served
     monkeypatch.setattr(health, "SOAK_S", 1.0)

@@ -72,7 +72,10 @@ def rebooted(device: Local) -> None:
 # -- nobody confirms
 
 
-@pytest.mark.parametrize("stays", [False, True], ids=["the workstation goes", "the connection hangs"])
+@pytest.mark.parametrize(
+    "stays",
+    [pytest.param(False, id="the workstation goes", marks=pytest.mark.slow), pytest.param(True, id="it hangs")],
+)
 def test_a_trial_that_nobody_confirms_goes_back_by_itself(device: Local, old: str, stays: bool) -> None:
     new = release("new")
     with open_session(device) as session:
@@ -124,6 +127,7 @@ def test_a_machine_that_was_started_anew_goes_back_before_anything_runs(device: 
     assert alone(device, "recover").returncode == 0
 
 
+@pytest.mark.slow
 def test_the_launcher_goes_back_too_where_nothing_else_does_at_a_start(device: Local) -> None:
     from edgekit.deploy.release import launcher_script
 
@@ -155,6 +159,7 @@ def build_unchecked(device: Local, one: Any) -> None:
     store.build("releases", one.id, json.loads(one.text)["files"], {"release.json": one.text.encode()}, {})
 
 
+@pytest.mark.slow
 def test_a_first_deployment_that_nobody_confirms_leaves_nothing_in_use(device: Local) -> None:
     new = release("new")
     with open_session(device) as session:
@@ -216,6 +221,7 @@ def test_a_guard_that_does_not_start_leaves_what_was_in_use(device: Local, old: 
 # -- somebody else comes meanwhile
 
 
+@pytest.mark.slow
 def test_a_deployment_in_a_trial_goes_back_to_what_was_proven_never_to_what_was_tried(device: Local, old: str) -> None:
     with open_session(device) as session:
         bring(session, release("unproven"))
@@ -284,7 +290,7 @@ def as_protocol_1(device: Local) -> None:
         path.unlink()
 
 
-@pytest.mark.parametrize("how", ["adopt", "deploy"])
+@pytest.mark.parametrize("how", ["adopt", pytest.param("deploy", marks=pytest.mark.slow)])
 def test_a_folder_of_protocol_1_is_taken_over_with_both_its_releases(device: Local, old: str, how: str) -> None:
     new = release("new")
     install(Here(device.root), new)
@@ -302,6 +308,7 @@ def test_a_folder_of_protocol_1_is_taken_over_with_both_its_releases(device: Loc
     assert rollback(device)["current"] == old
 
 
+@pytest.mark.slow
 def test_a_lost_journal_is_for_a_person_to_decide(device: Local, old: str) -> None:
     for lost in (b"", b"\0" * 300, b"[]", b'{"edgekit_journal": 2}', None):
         path = device.root / "journal.json"
@@ -315,6 +322,7 @@ def test_a_lost_journal_is_for_a_person_to_decide(device: Local, old: str) -> No
     assert in_use(device) == old
 
 
+@pytest.mark.slow
 def test_a_damaged_release_is_not_adopted(device: Local, old: str) -> None:
     (device.root / "journal.json").unlink()
     (device.root / "current" / "label").chmod(0o644)

@@ -300,14 +300,19 @@ def ask_beside(progress: ProgressLine, host: str, key_type: str, fingerprint: st
 
 
 def _agreements(check: Mapping[str, Any] | None) -> list[tuple[str, object]]:
-    """A line for each variant of the device's golden check."""
+    """A line for each variant of the device's golden check; more where a delegate did not serve that was asked for."""
     if check is None:
         return []
-    return [
-        (
-            f"golden {row['variant']}",
-            f"{row['bit_equal']} of {row['count']} answers equal to the bit, largest difference "
-            f"{row['largest_difference']:g} (allowed {row['tolerance']:g})",
-        )
-        for row in check["variants"]
-    ]
+    lines: list[tuple[str, object]] = []
+    for row in check["variants"]:
+        told = f"{row['bit_equal']} of {row['count']} answers equal to the bit, largest difference "
+        told += f"{row['largest_difference']:g} (allowed {row['tolerance']:g})"
+        placement = row.get("placement") or {}  # runners before delegates have none
+        kind = "FAKE " if placement.get("fake") else "software " if placement.get("software") else ""
+        is_cpu = placement.get("unit", "cpu") == "cpu"
+        lines.append((f"golden {row['variant']}", told if is_cpu else f"{told}, on {kind}{placement['unit']}"))
+        if placement and placement["requested"] != placement["delegate"]:
+            lines.append(("NOT AS ASKED", f"{placement['delegate']} serves, {placement['requested']} was asked for"))
+            tried = (each for each in placement["attempts"] if each["outcome"] != "serves")
+            lines += [(each["delegate"].partition(":")[0], f"{each['outcome']}: {each['reason']}") for each in tried]
+    return lines

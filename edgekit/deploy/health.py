@@ -35,7 +35,7 @@ def golden_check(folder: str, stream: BinaryIO | None = None) -> dict[str, Any]:
     started = time.monotonic()
     code, out, err = _run_check(folder, stream)
     if code == 0:
-        with contextlib.suppress(ValueError, TypeError):
+        with contextlib.suppress(ValueError, TypeError, RecursionError):
             return dict(json.loads(out), seconds=round(time.monotonic() - started, 3))
         raise Refused("ReleaseUnhealthy", "the runner's report on the device is not JSON", OUR_FAULT)
     lines = err.strip().splitlines() or ["it said nothing"]

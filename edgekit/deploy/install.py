@@ -92,7 +92,7 @@ def deploy(
 
         def make_plan(*, anew: bool) -> Plan:
             progress("runtime", 0, 0)
-            runtime = choose_runtime(hello.platform)
+            runtime = choose_runtime(hello.platform, compiled=bundle.manifest.needs_compiled)
             tree = build_runtime(hello.platform, runtime, with_pillow=with_pillow, anew=anew)
             release = plan_release(bundle, tree.id, hello.executable, list(tree.requirements))
             proof = functools.partial(make_proof, bundle, hello, signed=signed, sign=sign, unsigned=unsigned)
