@@ -158,7 +158,7 @@ def test_the_heat_bound_of_a_day_that_settled_is_the_mix_that_settles():
     assert bound == pytest.approx(60 + 20 * share, abs=0.15)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 3), st.floats(0.3, 3), st.floats(0.05, 1)), min_size=1, max_size=5))
 def test_few_speeds_cost_more_than_any_speed_and_tend_to_it(rows):
     release = np.array([r for r, _, _ in rows]).round(3)

@@ -109,6 +109,7 @@ def samples_used(text: str) -> int | None:
     help="What may run it, in order: cpu, gpu, edgetpu, external:path=LIBRARY; default: the target's (docs/delegates.md).",
 )
 @COMPILER
+@click.option("--goal", help="Of power, for the bundle: 'min_energy(accuracy>=90, deadline=50ms)'; docs/power.md.")
 @click.option("--name", help="The bundle's name; default: the model file's.")
 @click.option("--metric", metavar="NAME|FILE.py:FUNCTION", help=METRIC)
 @click.option(

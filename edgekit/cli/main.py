@@ -62,7 +62,7 @@ HELP = {
     "verify": "Tell who signed a bundle, and whether it is what was signed.",
     "signers": "Say whose signature a device asks for.",
     "samples": "Fetch the inputs that a device recorded, to convert with them.",
-    "power": "Show what a device draws, how hot it is and how fast it runs.",
+    "power": "Show what a device draws, measure its operating points, judge goals.",
     "doctor": "Find what is wrong with a device, and fix it with --fix.",
     "edgetpu": "Compile a bundle's int8 variants for Coral's Edge TPU.",
     "bench": "Measure a bundle's variants, delegates and threads.",

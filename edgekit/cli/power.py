@@ -201,6 +201,8 @@ def _audit_facts(found: Any) -> list[tuple[str, str]]:
     missed = f"{found.missed} of {found.inferences} ({100 * found.missed_share:.3f} %)"
     accuracy = number(found.accuracy, "%")
     if found.accuracy_missing is not None and accuracy:
+        if found.bound_j is None:
+            accuracy += f"; nobody could have had more than {found.reachable:.2f} of all"
         accuracy += f", {found.accuracy_missing:.3f} points missing" if found.accuracy_missing > 0 else ", as asked for"
     if found.accuracy_bound is not None and accuracy:
         accuracy += f"; nobody could have had more than {found.accuracy_bound:.2f}"

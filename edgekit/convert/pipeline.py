@@ -209,6 +209,7 @@ def _about(
     return About(
         title=request.name or model_name(request.model),
         command=tuple(request.command),
+        goal=request.goal,
         target=request.target,
         labels=tuple(given.class_names),
         preprocess={n: preprocess.spec_fields(s) for n, s in float_model.specs.items()},
@@ -268,6 +269,7 @@ def _manifest(about: About, given: Given, variants: tuple[Variant, ...], float_m
         made_from=about.made_from,
         commits=about.commits,
         command=about.command,
+        goal=about.goal,
     )
 
 

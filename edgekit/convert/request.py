@@ -24,6 +24,7 @@ from edgekit.convert.settle import MOST
 from edgekit.convert.variants import check_modes
 from edgekit.delegates import parse_delegate
 from edgekit.manifest import Delegate
+from edgekit.runner.power.goal import parse_goal
 from edgekit.target import Target, load_target
 
 SHOWN = 16  # samples that a front end gets: to see their shapes, and to compare the answers of both models
@@ -52,6 +53,7 @@ class Request:
     strict: bool = False  # a warning of the lint is an error
     report: Path | bool = True  # where the HTML goes, also of a refused model; True: beside the bundle
     delegates: Sequence[str] = ()  # what may run it, in order (edgekit.delegates); none: the target's, or the CPU
+    goal: str | None = None  # of power, for the manifest: docs/power.md
     name: str | None = None  # of the bundle; None: the model's
     timeout_s: float = 1800.0  # of each converter
     trust: bool = False  # code inside the model's file may run
@@ -96,6 +98,8 @@ def read_request(request: Request) -> Given:
     check_ends(request.input_type, request.output_type, request.modes)
     check_level(request.repair)
     rules = read_recipe(request.recipe) if request.recipe is not None else ()
+    if request.goal is not None:
+        parse_goal(request.goal)
     check_output(request.output)
     page = report_path(request.output) if request.report is True else request.report or None
     if page is not None:

@@ -115,7 +115,12 @@ class Agent:
         warning = self.check_place(request)
         self.check_wanted(request)
         self.trials.give_up()
-        return {"missing": self.store.make_room(request["files"]), "warning": warning}
+        try:
+            missing = self.store.make_room(request["files"])
+        except Refused:  # what an earlier trial left behind may be in the way
+            self.store.collect_garbage(self.trials.kept())
+            missing = self.store.make_room(request["files"])
+        return {"missing": missing, "warning": warning}
 
     def missing(self, request: dict[str, Any]) -> dict[str, Any]:
         """What `plan` would say, without changing anything."""
@@ -215,7 +220,7 @@ class Agent:
         health = None
         if service.kind != "none":  # without one, the golden check before was all there is to know
             try:
-                health = check_in_use(service, self.store.path("releases", name), self.store.root)
+                health = check_in_use(service, self.store.path("releases", name))
             except Exception:  # whatever it was, it is no proof
                 self.store.lock()
                 self.trials.give_up()

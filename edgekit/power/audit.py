@@ -14,7 +14,7 @@ import numpy as np
 from edgekit.power.fluid import HeatModel, heat_bound
 from edgekit.power.instance import Floats, Jobs, Points
 from edgekit.power.picture import Panel, draw
-from edgekit.power.queueing import energy_bound
+from edgekit.power.queueing import energy_bound, most_accuracy
 from edgekit.power.score import window_powers
 from edgekit.runner.power.goal import DEFAULT_WINDOW_S, goal_text
 from edgekit.runner.power.trace import LEFT_OUT, Trace
@@ -36,7 +36,10 @@ class Audit:
     accuracy_missing: float | None  # points below the goal
     energy_j: float  # above idle
     energy_provenance: str
-    bound_j: float | None  # above idle: nobody could have used less for the accuracy that was asked for
+    reachable: float  # nobody could have had more accuracy of all jobs, those that cannot be in time counted as 0
+    bound_j: (
+        float | None
+    )  # above idle: the least for the accuracy asked for; None also where nobody could have had that
     above_idle_ratio: float | None
     total_ratio: float | None
     same_accuracy_ratio: float | None  # beside the bound at the accuracy that was delivered
@@ -73,15 +76,18 @@ def audit(trace: Trace) -> Audit:
     delivered = float(accuracy[done].mean()) if done.any() else None
     won = float(np.where(on_time, accuracy, 0.0).mean())
     wanted = goal.accuracy if goal.accuracy is not None else won
-    bound = energy_bound(jobs, points, wanted, evaluations=14)
-    least = bound.at(wanted)
+    bound = energy_bound(jobs, points, min(wanted, won), evaluations=14)  # at what was delivered
     best = min(bound.accuracy(energy), float(points.accuracy.max()))
+    same = bound.at(won)
+    reachable = most_accuracy(jobs, points)
+    least = None
+    if goal.accuracy is not None and goal.accuracy <= reachable:
+        least = energy_bound(jobs, points, goal.accuracy, evaluations=14).at(goal.accuracy)
     celsius = [c for _, _, c in trace.looks if c is not None]
     if goal.temp_c is not None and table.heat is not None and celsius:
         best = min(best, _heat_bound(trace, jobs, points, celsius[0]))
     worst = _worst_window(trace, started - begin, ended - begin, used, seconds)
     late = (ended - arrived - goal.deadline_s)[done & ~on_time]
-    ratio = energy / least if least > 1e-9 else None
     return Audit(
         goal_text(goal),
         round(seconds, 3),
@@ -93,10 +99,11 @@ def audit(trace: Trace) -> Audit:
         None if goal.accuracy is None or delivered is None else max(goal.accuracy - delivered, 0.0),
         energy,
         provenance,
-        least if goal.accuracy is not None else None,
-        ratio if goal.accuracy is not None else None,
-        (energy + idle_j) / (least + idle_j) if goal.accuracy is not None else None,
-        energy / bound.at(won) if bound.at(won) > 1e-9 else None,
+        reachable,
+        least,
+        energy / least if least else None,
+        (energy + idle_j) / (least + idle_j) if least else None,
+        energy / same if same > 1e-9 else None,
         best if goal.accuracy is None else None,
         max(celsius) if celsius else None,
         max(max(celsius) - goal.temp_c, 0.0) if celsius and goal.temp_c is not None else None,

@@ -83,6 +83,14 @@ def energy_bound(
     return bound
 
 
+def most_accuracy(jobs: Jobs, points: Points) -> float:
+    """The most mean accuracy (of all jobs) that any schedule reaches, whatever it uses: a certified bound too."""
+    points = points.undominated()
+    used = float(jobs.slowdown.sum() * points.energy_j.max())
+    price = 1e3 * (used + 1e-9)  # a point of accuracy is worth more than all that could be used
+    return min(float(points.accuracy.max()), (used - priced_cost(jobs, points, price)[0]) / (price * len(jobs)))
+
+
 def maximize(value: Callable[[float], float], low: float, high: float, evaluations: int) -> float:
     """Golden section for a concave function; the best value seen."""
     golden = (np.sqrt(5) - 1) / 2

@@ -56,7 +56,8 @@ def score(
         least = bound.at(wanted)
         above, total = energy / least, (energy + idle) / (least + idle)
         won = float(np.where(played.on_time, accuracy, 0.0).mean())
-        same = energy / max(bound.at(won), 1e-9)
+        at_won = bound.at(won)
+        same = energy / at_won if at_won > 0.1 * least else None  # with many misses the bound says nothing
     worst = over = None
     if watts is not None and window_s is not None:
         found = window_powers(played.edge_s, played.used_j, window_s)

@@ -92,6 +92,8 @@ def play(
         if not waiting and release[following] > now:
             world.go(release[following], world.idle_w)
             now = release[following]
+            if world.died is not None:
+                break
         while following < count and release[following] <= now:
             policy.arrived(release[following])
             waiting.append(following)
@@ -113,6 +115,8 @@ def play(
         really = chosen if clocks[chosen] <= allowed else _capped(device, chosen, allowed)
         seconds = latencies[really] * slow[job]
         world.go(now + seconds, powers[really])
+        if world.died is not None:  # before the answer
+            break
         point[job], start[job], taken[job] = really, now, seconds
         now += seconds
         policy.finished(now, chosen, seconds)

@@ -23,7 +23,7 @@ EXAMPLES = """examples:
   python3 -m edgekit.runner check RELEASE                       golden vectors: exit 5 if they do not agree
   python3 -m edgekit.runner check RELEASE --require edgetpu     exit 4 if something else would serve
   python3 -m edgekit.runner bench RELEASE --runs 1000           latency and cold start, measured here
-  python3 -m edgekit.runner rehearse RELEASE --goal 'min_energy(accuracy>=90, deadline=50ms)' --table points.json
+  python3 -m edgekit.runner rehearse RELEASE --goal GOAL --table T.json    keep a goal of power: docs/power.md
   python3 -m edgekit.runner serve RELEASE --socket r.sock       answer clients: Open Inference Protocol, JSON
   python3 -m edgekit.runner power --seconds 5                   power, heat and clocks of this machine
 RELEASE is a release or bundle folder; infer also takes a bare .tflite."""
@@ -137,6 +137,10 @@ def _serve_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-body", type=_positive, default=16, metavar="MIB", help="of a request (default 16); JSON in memory is 10x"
     )
+    parser.add_argument("--goal", metavar="GOAL", help="of power (docs/power.md), with --table; default: the bundle's")
+    parser.add_argument("--table", metavar="FILE", help="what edgekit power calibrate wrote for this board")
+    parser.add_argument("--trace", metavar="FILE", help="keep what happened, for edgekit power audit")
+    parser.add_argument("--clocks", action="store_true", help="also set clocks, through edgekit-powerd")
 
 
 def _first_options(parser: argparse.ArgumentParser) -> None:
@@ -269,6 +273,10 @@ def _serve(options: Any) -> None:
             max_body_mib=options.max_body,
             delegates=options.delegate,
             require=options.require,
+            goal=options.goal,
+            table=options.table,
+            trace=options.trace,
+            clocks=options.clocks,
         )
     )
 

@@ -17,15 +17,15 @@ from edgekit.runner.power.thermal import hottest_mc
 
 LOOK_S = 0.2
 WARM_S = 0.5  # caches, clocks and lazily prepared weights
-TRIMMED = 0.1  # of the slowest answers are left out of the spread: it is of the board, not of what else ran once
+QUARTILES = 1.349  # standard deviations apart in a Gaussian: what else ran now and then is no property of the point
 
 
 @dataclass(frozen=True)
 class Measured:
     """What one point took. Power is of the machine, None where nothing measures all of it."""
 
-    latency_us: int  # mean
-    spread_ppm: int  # relative standard deviation
+    latency_us: int  # median
+    spread_ppm: int  # relative standard deviation, from the quartiles
     runs: int
     power_uw: int | None
     provenance: str  # of power: measured, estimated or absent
@@ -80,12 +80,12 @@ def _watched(board: Board, seconds: float, work: object) -> Measured:
     found = None
     if meter is not None and meter.covers == "board":
         found = next((e for e in energies.results() if (e.name, e.covers) == (meter.name, "board")), None)
-    kept = sorted(taken)[: max(1, round(len(taken) * (1 - TRIMMED)))] if taken else [0.0]
-    mean = statistics.fmean(taken) if taken else 0.0
-    spread = statistics.pstdev(kept) / statistics.fmean(kept) if len(kept) > 1 else 0.0
+    typical = statistics.median(taken) if taken else 0.0
+    low, _, high = statistics.quantiles(taken, n=4) if len(taken) > 3 else (typical, typical, typical)
+    spread = (high - low) / QUARTILES / typical if taken else 0.0
     power = None if found is None else found.power_uw
     return Measured(
-        round(mean * 1e6),
+        round(typical * 1e6),
         round(spread * 1e6),
         len(taken),
         power,

@@ -12,7 +12,9 @@ from edgekit.errors import InputError
 
 def rehearse_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("release")
-    parser.add_argument("--goal", required=True, metavar="GOAL", help="min_energy(accuracy>=76.5, deadline=50ms), say")
+    parser.add_argument(
+        "--goal", metavar="GOAL", help="min_energy(accuracy>=76.5, deadline=50ms), say; default: the bundle's"
+    )
     parser.add_argument(
         "--table", required=True, metavar="FILE", help="what edgekit power calibrate wrote for this board"
     )
@@ -36,7 +38,7 @@ def rehearse(options: Any) -> None:
         raise InputError(
             "--rate from above 0 to 10000, --seconds to 86400", hint="python3 -m edgekit.runner rehearse -h"
         )
-    goal, table = parse_goal(options.goal), read_table(_text(options.table))
+    goal, table = parse_goal(options.goal or _bundled(options.release)), read_table(_text(options.table))
     with ExitStack() as stack:
         caps = stack.enter_context(closing(Caps())) if options.clocks else None
         writer = None
@@ -113,6 +115,15 @@ def powerd(options: Any) -> None:
         raise InputError(f"no group {options.group!r} on this machine", hint="groupadd --system edgekit") from None
     except OSError as error:
         raise InputError(f"cannot listen at {options.socket}: {error.strerror}", hint="run it as root") from None
+
+
+def _bundled(release: str) -> str:
+    from edgekit.bundle import read_bundle
+
+    goal = read_bundle(release).manifest.goal
+    if goal is None:
+        raise InputError("the bundle names no goal", hint="--goal 'min_energy(accuracy>=90, deadline=50ms)', say")
+    return goal
 
 
 def _text(path: str) -> bytes:

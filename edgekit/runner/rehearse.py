@@ -83,6 +83,7 @@ def rehearse(
     policy = Policy(goal, table, rate_hz=rate_hz)
     began = clock()
     looks.tell(policy, 0.0, trace)
+    looks.check(goal)
     waiting: deque[tuple[float, int]] = deque()
     taken: list[float] = []
     decided: list[float] = []

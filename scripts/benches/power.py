@@ -67,7 +67,7 @@ def kept(day, found):
 
 def mean(runs, key):
     values = [run[key] for run in runs]
-    return None if any(value is None for value in values) else statistics.fmean(values)
+    return None if None in values else statistics.fmean(values)
 
 
 def table(name, day, runs):

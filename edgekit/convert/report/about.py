@@ -14,6 +14,7 @@ class About:
     title: str
     command: tuple[str, ...] = ()
     target: str | None = None
+    goal: str | None = None  # of power
     bundle: str | None = None  # its id; None: nothing was written, or there is none
     labels: tuple[str, ...] = ()
     preprocess: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

@@ -17,7 +17,7 @@ TABLE_ERROR = 0.04  # relative standard deviation of one point's latency and pow
 METER_ERROR = 0.02  # of one look at the meter, idling included; shared by the points that ran meanwhile
 WANDERS = 2e-7  # variance that a point's cost gains with each answer: air, supply and silicon drift
 LIES = 0.7  # |log| beyond which a correction of the table is not believed: a factor of two
-LEAST_SPREAD = 0.02
+LEAST_SPREAD, MOST_SPREAD = 0.02, 0.3
 CAREFUL = 1.5  # standard deviations of a point's power that a budget is charged more
 
 
@@ -49,7 +49,7 @@ class Belief:
     def __init__(self, table: Table, *, seed: int = 0, learns: bool = True) -> None:
         self._table_latency = [row.latency_s for row in table.rows]
         self._table_power = [max(table.energy_j(i) / row.latency_s, 1e-4) for i, row in enumerate(table.rows)]
-        self.spread = [max(row.spread_ppm / 1e6, LEAST_SPREAD) for row in table.rows]
+        self.spread = [min(max(row.spread_ppm / 1e6, LEAST_SPREAD), MOST_SPREAD) for row in table.rows]
         count = len(table.rows)
         self._off = [0.0] * count  # log of (true latency / table), the mean
         self._off_var = [TABLE_ERROR**2] * count

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import math
 
+from edgekit.runner.power.goal import DEFAULT_WINDOW_S, Goal
+from edgekit.runner.power.points import Heat, Table
+
 AHEAD_S = 200.0  # heat is planned so far ahead: spending it at once wins less than spending it evenly
 LOST_S = 5.0  # without a temperature after that, only the model is left
 BLIND_C = 2.0  # and it is believed with so much less room
 MARGIN_C = 0.45  # below the limit: a Pi steps by 0.55 °C, half of that may be hidden, and a little
+
+UNKNOWN_HEAT = Heat(1500, 4000, 9000, 200_000, "estimated")  # a bare board the size of a card, with some reserve
+HEAT_AHEAD_J = 1.0  # may be spent before its heat has to be gone
+DEPTH = 0.02  # of a window's energy may be taken at once
 
 
 class Bucket:
@@ -93,3 +100,29 @@ class HeatGuard:
         # board(t) + R_die P <= limit, with board(t) = board stays + (air + R_board P) (1 - stays)
         later = (limit - self._board * stays - self._air * (1 - stays)) / (self._die_r + self._board_r * (1 - stays))
         return min((limit - self._board) / self._die_r, later)
+
+
+def window_bucket(goal: Goal, idle_w: float, least_j: float, now_s: float) -> tuple[Bucket | None, float]:
+    """The bucket of a power budget, and the W above idle that flow into it."""
+    if goal.watts is None:
+        return None, 0.0
+    window = goal.window_s or DEFAULT_WINDOW_S
+    energy = max(goal.watts - idle_w, 0.0) * window
+    depth = min(max(DEPTH * energy, 2.5 * least_j), energy)
+    return Bucket(depth, now_s), (energy - depth) / window
+
+
+def heat_guard(goal: Goal, table: Table, idle_w: float, now_s: float) -> tuple[HeatGuard | None, Bucket | None]:
+    """The guard of a temperature, and the bucket that its power flows into."""
+    if goal.temp_c is None:
+        return None, None
+    heat = table.heat or UNKNOWN_HEAT
+    guard = HeatGuard(
+        goal.temp_c,
+        die_c_per_w=heat.die_mc_per_w / 1e3,
+        die_tau_s=heat.die_tau_ms / 1e3,
+        board_c_per_w=heat.board_mc_per_w / 1e3,
+        board_tau_s=heat.board_tau_ms / 1e3,
+        idle_w=idle_w,
+    )
+    return guard, Bucket(HEAT_AHEAD_J, now_s)

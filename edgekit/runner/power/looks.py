@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from edgekit.errors import InputError
 from edgekit.runner.power.board import Board, main_meter
 from edgekit.runner.power.energy import Energies
+from edgekit.runner.power.goal import Goal
 from edgekit.runner.power.policy import Policy
 from edgekit.runner.power.reading import ABSENT
 from edgekit.runner.power.thermal import hottest_mc
@@ -19,6 +21,7 @@ class Looks:
         self._board = board
         self._energies = Energies(EVERY_MS)
         self._counted_uj = self._covered_ms = 0
+        self._has_gauge = False
         self.at_s = 0.0
         self.used_j: float | None = None  # of the machine, since the first look; None: no meter of all of it
         self.hottest_c: float | None = None  # so far
@@ -27,6 +30,17 @@ class Looks:
     def has_meter(self) -> bool:
         """Whether the machine's energy was measured at all."""
         return self.used_j is not None
+
+    def check(self, goal: Goal) -> None:
+        """After the first look: raises InputError for a goal of something that no sensor here tells."""
+        if goal.temp_c is not None and self.hottest_c is None:
+            raise InputError(
+                "temp<= needs a thermometer, and none answers here", hint="edgekit power show says which there are"
+            )
+        if goal.lifetime_s is not None and goal.battery_j is None and not self._has_gauge:
+            raise InputError(
+                "lifetime= needs to know what is left, and no gauge answers here", hint="say battery=40Wh, or so"
+            )
 
     def tell(self, policy: Policy, now_s: float, trace: TraceWriter | None = None) -> None:
         """One look, told to the policy and to the trace."""
@@ -49,6 +63,7 @@ class Looks:
         stored = [
             r.value for r in readings if r.quantity == "stored" and r.provenance != ABSENT and r.value is not None
         ]
+        self._has_gauge = bool(stored)
         if seconds > 0:
             policy.metered(seconds, energy_j)
         policy.temperature(now_s, celsius)

@@ -6,9 +6,9 @@ The price is what one learns. With one limit, the optimum is a mix of two points
 
 Guarantees, each a test in tests/test_power_policy.py:
 
-* Accuracy, any arrivals and any noise. log price moves by GAIN (A - a) with each answer (mirror descent on the dual: Balseiro,
-  Lu, Mirrokni, Operations Research 2023) and by a bounded memory of what is owed. Summed up, what is owed after n answers is
-  (log price_n - log price_1) / GAIN - memory: once the price is so high that a point with a >= A is always taken, it
+* Accuracy, any arrivals and any noise. log price moves by g (A - a), g = GAIN / span, with each answer (mirror descent on the
+  dual: Balseiro, Lu, Mirrokni, Operations Research 2023) and by a bounded memory of what is owed. Summed up, what is owed after
+  n answers is (log price_n - log price_1) / g - memory: once the price is so high that a point with a >= A is always taken, it
   falls, so mean accuracy >= A - (constant) / n. Deadlines, budget and heat may take away such points; then A is missed, told
   by `owed`.
 * Deadline. What is planned is exceeded by a share eps of answers in the long run, whatever happens (belief.Margin).
@@ -25,22 +25,21 @@ import math
 from collections.abc import Callable, Sequence
 
 from edgekit.runner.power.belief import Belief, Margin
-from edgekit.runner.power.goal import DEFAULT_WINDOW_S, Goal
+from edgekit.runner.power.goal import Goal
 from edgekit.runner.power.hull import least_energy, lower_hull
-from edgekit.runner.power.limits import Bucket, HeatGuard
+from edgekit.runner.power.limits import Bucket, heat_guard, window_bucket
 from edgekit.runner.power.pace import Arrivals, latest, pace
-from edgekit.runner.power.points import Heat, Table
+from edgekit.runner.power.points import Table
 
-GAIN = 0.002  # of the price's logarithm, per point of accuracy and answer
+GAIN = 0.019  # of the price's logarithm, per answer and accuracy owed, as a share of what the variants span
 MEMORY = 2000.0  # answers within which owed accuracy is paid back
-MOST_REMEMBERED = 300.0  # points: what memory may ask for beyond what is owed
+MOST_REMEMBERED = 30.0  # times what the variants span: what memory may ask for beyond what is owed
 ENERGY_GAIN = 0.004  # of the price's logarithm, per answer that used twice what it may
 REFRESH = 20  # answers after which the candidates are chosen anew
 METER_S = 1.0  # the meter is believed over at least so long
-UNKNOWN_HEAT = Heat(1500, 4000, 9000, 200_000, "estimated")  # a bare board the size of a card, with some reserve
-HEAT_AHEAD_J = 1.0  # may be spent before its heat has to be gone
+RESERVE = 2.5  # of the cheapest answer stays in a bucket, so that the next one is not left out
+MOST_MARGIN = 2.0  # times the latency, whatever the margin says: with such noise nothing is safe
 FREE = 1e6  # J per point: accuracy at any price
-DEPTH = 0.02  # of a window's energy may be taken at once
 BUCKET_S = 0.5  # within which a bucket is brought back to half full
 
 
@@ -72,6 +71,7 @@ class Policy:
         self._won = self._answers = 0.0
         self._memory = 0.0
         self._accuracy = [row.accuracy for row in table.rows]
+        self._span = max(max(self._accuracy) - min(self._accuracy), 0.01)
         self._arrivals = Arrivals(rate_hz)
         self._jobs_left = jobs_left
         self._started = self._now = now_s
@@ -89,8 +89,8 @@ class Policy:
         fits = [row.latency_s <= goal.deadline_s for row in table.rows]
         energies = [e for e, fit in zip(self.belief.energy, fits) if fit] or self.belief.energy
         gains = [a for a, fit in zip(self._accuracy, fits) if fit] or self._accuracy
-        self._bucket, self._window_w = _bucket(goal, self.idle_w, min(energies), now_s)
-        self._heat, self._heat_bucket = _heat_guard(goal, table, self.idle_w, now_s)
+        self._bucket, self._window_w = window_bucket(goal, self.idle_w, min(energies), now_s)
+        self._heat, self._heat_bucket = heat_guard(goal, table, self.idle_w, now_s)
         self._first_price = FREE
         if goal.accuracy is not None:
             # cheapest point at all wins if any accuracy will do: the price must still move both ways from there
@@ -122,7 +122,7 @@ class Policy:
         wanted = pace(now_s, deadlines, rate_hz=self._arrivals.rate_now(now_s), deadline_s=self.goal.deadline_s)
         best = late = -1
         best_score = late_score = math.inf
-        reserve = self._least * slow
+        reserve = RESERVE * self._least * slow
         spendable -= reserve
         z = self.margin.z
         for latency, spread, energy, accuracy, index in self._candidates:
@@ -132,7 +132,7 @@ class Policy:
                 continue
             score = energy - price * accuracy
             expected = latency * slow
-            if expected * (1 + z * spread) > room:
+            if expected * (1 + min(z * spread, MOST_MARGIN)) > room:
                 continue
             if expected <= wanted:
                 if score < best_score:
@@ -234,8 +234,9 @@ class Policy:
 
     def _owe(self, points: float) -> None:
         self.owed += points
-        self._memory = min(max(self._memory + self.owed / MEMORY, -MOST_REMEMBERED), MOST_REMEMBERED)
-        self._log_price = min(max(GAIN * (self.owed + self._memory), -7.0), 7.0)
+        most = MOST_REMEMBERED * self._span
+        self._memory = min(max(self._memory + self.owed / MEMORY, -most), most)
+        self._log_price = min(max(GAIN / self._span * (self.owed + self._memory), -7.0), 7.0)
 
     def _spent(self, now_s: float, used: float) -> None:
         if self._battery is not None:
@@ -279,28 +280,3 @@ class Policy:
         # a corner's price is between those of its segments; in between it rises, so that every mix has a price of its own
         between = zip([0.0, *slopes], [*slopes, FREE])
         self._hull = [(costs[k], (low + min(high, 2 * low or high)) / 2) for k, (low, high) in zip(hull, between)]
-
-
-def _bucket(goal: Goal, idle_w: float, least_j: float, now_s: float) -> tuple[Bucket | None, float]:
-    """The bucket of a power budget, and the W above idle that flow into it."""
-    if goal.watts is None:
-        return None, 0.0
-    window = goal.window_s or DEFAULT_WINDOW_S
-    energy = max(goal.watts - idle_w, 0.0) * window
-    depth = min(max(DEPTH * energy, 2.5 * least_j), energy)
-    return Bucket(depth, now_s), (energy - depth) / window
-
-
-def _heat_guard(goal: Goal, table: Table, idle_w: float, now_s: float) -> tuple[HeatGuard | None, Bucket | None]:
-    if goal.temp_c is None:
-        return None, None
-    heat = table.heat or UNKNOWN_HEAT
-    guard = HeatGuard(
-        goal.temp_c,
-        die_c_per_w=heat.die_mc_per_w / 1e3,
-        die_tau_s=heat.die_tau_ms / 1e3,
-        board_c_per_w=heat.board_mc_per_w / 1e3,
-        board_tau_s=heat.board_tau_ms / 1e3,
-        idle_w=idle_w,
-    )
-    return guard, Bucket(HEAT_AHEAD_J, now_s)

@@ -16,18 +16,21 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgekit.bundle import read_bundle
-from edgekit.errors import BundleError, EdgekitError, GoldenMismatch, InputError, ReleaseUnhealthy
+from edgekit.errors import BundleError, DelegateUnavailable, EdgekitError, GoldenMismatch, InputError, ReleaseUnhealthy
 from edgekit.runner.check import read_golden
 from edgekit.runner.interpreter import runtime_version
-from edgekit.runner.model import load
+from edgekit.runner.model import Model, load
 from edgekit.runner.serve.figures import Figures, SelfCheck
 from edgekit.runner.serve.listeners import read_token, tcp_listener, unix_listener
 from edgekit.runner.serve.notify import Notify
 from edgekit.runner.serve.protocol import Inference
 from edgekit.runner.serve.server import Listener, Server
+
+if TYPE_CHECKING:
+    from edgekit.runner.serve.governed import Governed
 
 PROOF_S = 600.0  # for the golden vectors, on the slowest board
 GRACE_S = 10.0  # for answers that have begun, when the service is stopped
@@ -49,6 +52,10 @@ class Settings(NamedTuple):
     max_body_mib: int = MAX_BODY_MIB
     delegates: Sequence[str] = ()  # instead of the bundle's own
     require: str | None = None  # the unit that has to serve
+    goal: str | None = None  # of power; requests are then answered one at a time, as power/policy.py chooses
+    table: str | None = None
+    trace: str | None = None
+    clocks: bool = False
 
 
 class _Stop(BaseException):
@@ -63,12 +70,17 @@ def serve(settings: Settings) -> None:
     faulthandler.enable()  # the watchdog's SIGABRT then leaves in the log where each thread was
     tell = Notify()
     with ExitStack() as stack:
+        wake, woken = socket.socketpair()  # a signal that comes just before we wait must end the waiting
+        wake.setblocking(False)
+        stack.callback(wake.close)
+        stack.callback(woken.close)
+        stack.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(wake.fileno()))
         try:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, _stop)
             _start(settings, tell, stack)
             while True:
-                signal.pause()
+                woken.recv(1)
         except _Stop:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, signal.SIG_DFL)  # whoever says it twice means at once
@@ -120,7 +132,15 @@ def _start(settings: Settings, tell: Notify, stack: ExitStack) -> None:
         "runtime": runtime_version(),
         "unit": model.placement.label,
     }
-    server = Server(Inference(model, name, figures, about), listeners, limit=settings.max_body_mib << 20)
+    answering: Model | Governed = model
+    # a bundle's own goal holds where there is a table of the board; a goal that was said needs one
+    goal = settings.goal or (bundle.manifest.goal if settings.table is not None else None)
+    if goal is not None:
+        from edgekit.runner.serve.governed import govern
+
+        answering = govern(settings, goal, model, stack)
+        about["goal"] = goal
+    server = Server(Inference(answering, name, figures, about), listeners, limit=settings.max_body_mib << 20)
     ended = threading.Event()
     server.start()
     stack.callback(_end, server, removals, ended)
@@ -153,9 +173,16 @@ def prove(settings: Settings) -> None:
             f"the model kills the process that runs it ({signal.Signals(-done.returncode).name}): {lines[-1]}",
             hint="it was tried in a child process, and is not served: make the bundle again",
         )
-    kinds: dict[int, type[EdgekitError]] = {2: InputError, 3: BundleError, 5: ReleaseUnhealthy}
-    what = lines[0].partition("edgekit.runner: ")[2] or lines[-1]
-    raise kinds.get(done.returncode, EdgekitError)(what, hint=lines[1].strip() if len(lines) == 2 else "")
+    kinds: dict[int, type[EdgekitError]] = {
+        2: InputError,
+        3: BundleError,
+        4: DelegateUnavailable,
+        5: ReleaseUnhealthy,
+    }
+    said = [number for number, line in enumerate(lines) if line.startswith("edgekit.runner: ")]  # warnings come first
+    what = lines[said[-1]].partition(": ")[2] if said else lines[-1]
+    hint = "".join(lines[said[-1] + 1 : said[-1] + 2]).strip() if said else ""
+    raise kinds.get(done.returncode, EdgekitError)(what, hint=hint)
 
 
 def default_socket(release: str) -> str:

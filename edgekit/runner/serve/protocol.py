@@ -14,7 +14,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,6 +24,9 @@ from edgekit.preprocess import Audio, Image
 from edgekit.runner.model import Model
 from edgekit.runner.serve.figures import Figures
 from edgekit.runner.serve.wire import Answer, Refusal, Request
+
+if TYPE_CHECKING:
+    from edgekit.runner.serve.governed import Governed
 
 DTYPES = {
     "BOOL": "bool",
@@ -40,7 +43,7 @@ _LONG_NUMBER = re.compile(rb"[0-9]{400}")  # older Pythons take minutes to read 
 class Inference:
     """Answers requests for one model called `name`. `about` is what the server's metadata say of edgekit's own."""
 
-    def __init__(self, model: Model, name: str, figures: Figures, about: Mapping[str, Any]) -> None:
+    def __init__(self, model: Model | Governed, name: str, figures: Figures, about: Mapping[str, Any]) -> None:
         self._model, self._name, self._figures, self._about = model, name, figures, about
         self._decoding = threading.Lock()  # one at a time: JSON takes ten times its size while it is read
 
