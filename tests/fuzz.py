@@ -13,6 +13,7 @@ import hashlib
 import importlib.util
 import io
 import json
+import os
 import random
 import re
 import shutil
@@ -244,7 +245,9 @@ def main() -> int:
         start, edges = time.monotonic(), "-"
         if led:
             command = [sys.executable, __file__, "--child", "--only", name, "--runs", str(options.runs)]
-            done = subprocess.run(command, capture_output=True, text=True, errors="replace")
+            with tempfile.TemporaryDirectory() as scratch:  # libFuzzer ends its process without tidying up
+                environment = {**os.environ, "TMPDIR": scratch}
+                done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment)
             said = "" if done.returncode == 0 else (done.stdout + done.stderr)[-3000:]
             edges = ([*re.findall(r"cov: (\d+)", done.stderr)] or ["-"])[-1]
         else:
