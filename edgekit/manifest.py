@@ -19,6 +19,7 @@ else:
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+LIMITS = ("rss_bytes", "p95_ms")
 AGAIN = "make the bundle again, or copy it again"
 
 _DTYPES = frozenset(["bool", "float16", "float32", "float64"]) | {
@@ -104,7 +105,15 @@ class Manifest:
         str, str
     ]  # of those that git knows: the last commit that changed it; ", changed since" if not as in it
     command: tuple[str, ...]
+    # what its server may take on a device, as far as somebody said: rss_bytes (memory), p95_ms (95 of 100 answers)
+    limits: Mapping[str, float] | None = None
     goal: str | None = None  # of power, as edgekit/runner/power/goal.py reads it; left out where there is none
+
+    @property
+    def needs_compiled(self) -> bool:
+        """True if a delegate of it runs on LiteRT's CompiledModel: a GPU, or a CPU that keeps packed weights."""
+        delegates = (delegate for variant in self.variants for delegate in variant.delegates)
+        return any(delegate.name == "gpu" or delegate.options.get("weight_cache") for delegate in delegates)
 
     def variant(self, name: str | None = None) -> Variant:
         """The variant called `name`, or the default one."""
@@ -131,6 +140,8 @@ def write_manifest(manifest: Manifest) -> bytes:
     import json
 
     fields = {"edgekit_bundle": FORMAT, **dataclasses.asdict(manifest)}
+    if manifest.limits is None:  # a key that older runners do not know
+        del fields["limits"]
     if manifest.goal is None:
         del fields["goal"]  # bundles without one are as they were before there were goals
     return (json.dumps(fields, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
@@ -169,6 +180,7 @@ def read_manifest(text: bytes) -> Manifest:
         made_from=fields.texts("made_from"),
         commits=fields.texts("commits"),
         command=tuple(_text(word, "command") for word in fields.array("command")),
+        limits=_read_limits(fields.optional_object("limits")),
     )
     fields.done()
     _check_consistent(manifest)
@@ -191,6 +203,15 @@ def _read_json(text: bytes) -> Any:
         return json.loads(text, parse_constant=refuse_constant, object_pairs_hook=once)
     except (ValueError, RecursionError) as error:  # a nesting too deep for Python is not a manifest either
         raise BundleError(f"{MANIFEST} is not JSON: {error}", hint=AGAIN) from error
+
+
+def _read_limits(fields: _Fields | None) -> Mapping[str, float] | None:
+    if fields is None:
+        return None
+    limits = {name: fields.number(name) for name in LIMITS if fields.has(name)}
+    fields.done()
+    fields.expect(bool(limits) and min(limits.values()) > 0, "limits are positive numbers, at least one")
+    return limits
 
 
 def _read_variant(fields: _Fields) -> Variant:
@@ -330,6 +351,13 @@ class _Fields:
 
     def objects(self, key: str) -> list[_Fields]:
         return [_Fields(_object(item, key), f"{self._where}: {key}") for item in self.array(key)]
+
+    def has(self, key: str) -> bool:
+        return key in self._left
+
+    def optional_object(self, key: str) -> _Fields | None:
+        """The object of that key; None if there is none."""
+        return _Fields(self.mapping(key), f"{self._where}: {key!r}") if key in self._left else None
 
     def done(self) -> None:
         if self._left:

@@ -46,6 +46,7 @@ class Runtime:
     pip_tags: tuple[str, ...]  # every platform tag the device accepts, newest first: pip does not widen them itself
     board_packages: tuple[str, ...]  # Debian packages that the board must bring itself
     images: tuple[str, ...]  # more requirements, only to open image files on the board
+    compiled: bool  # CompiledModel is in it: a GPU, or packed weights in a file
     prune: tuple[str, ...]  # patterns for is_pruned
 
 
@@ -59,6 +60,7 @@ class Row:
     interpreter: str
     requirements: tuple[str, ...]
     images: tuple[str, ...]
+    compiled: tuple[str, ...]
     board_packages: tuple[str, ...]
     board_numpy_min: Version
     board_numpy_below: Version
@@ -79,6 +81,7 @@ class Prune:
 
     patterns: tuple[str, ...]
     only: str  # a requirement, "" = always
+    unless: str  # "compiled": not where CompiledModel is wanted; "" = always
 
 
 @dataclass(frozen=True)
@@ -97,12 +100,17 @@ def read_table() -> Table:
     return Table(
         runtimes=tuple(_row(row) for row in fields["runtime"]),
         missing=tuple(Missing(_version(row["python"]), row["arch"], row["hint"]) for row in fields["missing"]),
-        prunes=tuple(Prune(tuple(row["patterns"]), row.get("only", "")) for row in fields["prune"]),
+        prunes=tuple(
+            Prune(tuple(row["patterns"]), row.get("only", ""), row.get("unless", "")) for row in fields["prune"]
+        ),
     )
 
 
-def choose_runtime(platform: Platform) -> Runtime:
-    """The newest interpreter that this device can load, with everything it needs."""
+def choose_runtime(platform: Platform, *, compiled: bool = False) -> Runtime:
+    """The newest interpreter that this device can load, with everything it needs.
+
+    `compiled`: with LiteRT's CompiledModel, where that interpreter has a usable one; a board without it falls back, and says so.
+    """
     table = read_table()
     if all(platform.arch not in row.arch for row in table.runtimes):
         raise DeviceUnsupported(
@@ -124,16 +132,18 @@ def choose_runtime(platform: Platform) -> Runtime:
             hint=describe_wheels(platform.arch),
         )
     _check_numpy(row, platform)
+    compiled = compiled and bool(row.compiled)
     return Runtime(
         interpreter=row.interpreter,
-        requirements=row.requirements,
+        requirements=(*row.requirements, *(row.compiled if compiled else ())),
         pip_tags=pip_tags(platform.arch, glibc),
         board_packages=row.board_packages,
         images=row.images,
+        compiled=compiled,
         prune=tuple(
             pattern
             for prune in table.prunes
-            if not prune.only or prune.only in row.requirements
+            if (not prune.only or prune.only in row.requirements) and not (compiled and prune.unless == "compiled")
             for pattern in prune.patterns
         ),
     )
@@ -213,6 +223,7 @@ def _row(fields: dict[str, Any]) -> Row:
         interpreter=fields["interpreter"],
         requirements=tuple(fields["requirements"]),
         images=tuple(fields["images"]),
+        compiled=tuple(fields.get("compiled", ())),
         board_packages=tuple(fields.get("board_packages", ())),
         board_numpy_min=_version(fields.get("board_numpy_min", "0")),
         board_numpy_below=_version(fields.get("board_numpy_below", "0")),

@@ -126,6 +126,7 @@ class Here:
         umask = os.umask(0o022)
         try:
             with pytest.MonkeyPatch.context() as patch:
+                patch.setattr("edgekit.deploy.agent.packed", b"as it was sent")
                 patch.setattr(os, "sync", lambda: None)  # all disks of this machine: seconds, on a busy one
                 patch.setattr(os, "fsync", lambda _: None)
                 patch.setattr(

@@ -84,6 +84,20 @@ def test_a_manifest_survives_being_written_and_read():
     assert read_manifest(write_manifest(MANIFEST)) == MANIFEST
 
 
+@pytest.mark.parametrize("limits", [{"p95_ms": 20.0}, {"rss_bytes": 1e8, "p95_ms": 0.5}])
+def test_limits_are_kept_and_only_written_where_there_are_any(limits):
+    text = write_manifest(dataclasses.replace(MANIFEST, limits=limits))
+
+    assert read_manifest(text).limits == limits
+    assert b"limits" not in write_manifest(MANIFEST)
+
+
+@pytest.mark.parametrize("limits", [{}, {"p95_ms": 0}, {"p95_ms": -1}, {"p95_ms": "1"}, {"p99_ms": 1}, [], None, 1])
+def test_limits_that_are_none_are_refused(limits):
+    with pytest.raises(BundleError):
+        read_manifest(json.dumps({**FIELDS, "limits": limits}).encode())
+
+
 def test_the_same_manifest_gives_the_same_bytes_whatever_the_order_of_its_mappings():
     turned = dataclasses.replace(MANIFEST, files=dict(reversed(MANIFEST.files.items())))
 

@@ -184,7 +184,7 @@ def test_inspect_json_has_its_keys(bundle, capsys):
     assert set(said["models"][0]) == {
         "variant", "description", "file_bytes", "weight_bytes", "subgraphs", "signatures", "quantization", "tensors",
         "operators", "inputs", "outputs", "macs", "arena_bytes", "per_channel_weights", "findings", "operator_table",
-        "edgetpu_compiled", "edgetpu_predicted",
+        "edgetpu_compiled", "edgetpu_predicted", "parts",
     }  # fmt: skip
     assert set(said["models"][0]["inputs"][0]) == {"name", "tensor", "shape", "dtype", "scale", "zero_point"}
     assert said["models"][0]["inputs"][0]["name"] == "image"

@@ -46,8 +46,17 @@ def test_a_workstation_that_dies_at_any_moment_is_followed_by_a_good_end(program
     assert found.images > 40
 
 
-# the agent's own file matters to the first deployment alone, of which the long form looks at every image
-@pytest.mark.parametrize("label", sorted(label for label in NEEDED if "keep_agent" not in label))
+# the others matter to other scripts, or need every image: the long form has them
+QUICK = sorted(label for label in NEEDED if "keep_agent" not in label and "give_up" not in label)
+
+
+@pytest.mark.parametrize(
+    "label",
+    [
+        pytest.param(label, marks=pytest.mark.slow) if "install" in label and "(folder)" in label else label
+        for label in QUICK
+    ],
+)
 def test_leaving_out_an_fsync_that_is_needed_is_caught(program: Program, label: str) -> None:
     found = cut_everywhere(program, "deployment", ext4="(file)" in label, left_out=label, enough=1)
 

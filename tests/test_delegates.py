@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from fake_library import crashing, fake_library
 from handmade_model import classifier, compiled_classifier, identity, make_bundle
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgekit.delegates import delegate_text, ladder, library_options, misfit, parse_delegate
@@ -91,6 +91,7 @@ def test_what_does_not_fit_is_told_in_words(text, told):
     assert told in f"{raised.value} {raised.value.hint}"
 
 
+@settings(max_examples=60)
 @given(st.text(max_size=40), st.dictionaries(st.text(max_size=9), st.text(max_size=9) | st.integers() | st.booleans()))
 def test_no_configuration_from_a_manifest_is_more_than_refused(name, options):
     for one in (name, "cpu", "gpu", "edgetpu", "external"):
@@ -102,6 +103,7 @@ def test_no_configuration_from_a_manifest_is_more_than_refused(name, options):
             assert ladder([delegate])
 
 
+@settings(max_examples=60)
 @given(st.text(max_size=60))
 def test_no_text_is_more_than_refused(text):
     try:
@@ -213,10 +215,10 @@ def test_wrong_answers_are_found_before_they_are_served(tmp_path, monkeypatch):
 
 def test_an_inference_that_never_ends_is_given_up(tmp_path, monkeypatch):
     monkeypatch.setenv("FAKE_INVOKE", "hang")
-    monkeypatch.setattr("edgekit.runner.trial.TIMEOUT_S", 2)
+    monkeypatch.setattr("edgekit.runner.trial.TIMEOUT_S", 1)
     path = tpu_bundle(tmp_path, fake_library(), "cpu")
 
-    with pytest.warns(FellBack, match="hung: no answer within 2 s"):
+    with pytest.warns(FellBack, match="hung: no answer within 1 s"):
         assert load(path).placement.unit == "cpu"
 
 
@@ -342,3 +344,24 @@ def test_one_that_the_bundle_has_not_cannot_be_required(tmp_path):
 )
 def test_every_ending_of_a_trial_means_something(code, out, outcome):
     assert read_ending(code, out, b"edgekit.runner: why\n").outcome == outcome
+
+
+def test_a_traceback_in_the_child_is_told_by_its_last_line():
+    verdict = read_ending(1, b"", b"Traceback (most recent call last):\n  ...\nAttributeError: no attribute\n")
+
+    assert (verdict.outcome, verdict.reason) == ("unavailable", "exit code 1: AttributeError: no attribute")
+
+
+def test_inspect_shows_what_runs_as_one(tmp_path, capsys):
+    from edgekit.cli.main import main as edgekit
+
+    made = make_bundle(tmp_path / "b", classifier(), raw=np.zeros((1, 8, 8, 1), np.float32))
+
+    assert edgekit(["inspect", str(made.path), "--fused", "--json"]) == 0
+    (part,) = json.loads(capsys.readouterr().out)["models"][0]["parts"]
+    assert part == {
+        "unit": "XNNPACK",
+        "operators": [{"index": 0, "name": "RESHAPE"}, {"index": 1, "name": "FULLY_CONNECTED"}],
+    }
+    assert edgekit(["inspect", str(made.path), "--fused"]) == 0
+    assert "0-1 RESHAPE ... FULLY_CONNECTED" in capsys.readouterr().out

@@ -127,3 +127,67 @@ def test_the_gpu_serves_lanes_batches_and_float_answers(tmp_path, gpu):
 
     assert len(answers[0]) == 5
     assert [row["top"][0]["class"] for row in answers[0]] == [row["top"][0]["class"] for row in answers[1]]
+
+
+def test_a_gpu_bundle_is_deployed_with_what_a_gpu_needs(tmp_path, gpu, device, monkeypatch):
+    from edgekit.deploy.install import deploy
+
+    if not (TINY / "kws_ref_model.tflite").exists():
+        pytest.skip("no ../shared/data/mlperf-tiny beside this checkout")
+    for name, value in gpu.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("XDG_CACHE_HOME", os.environ.get("XDG_CACHE_HOME", str(Path("~/.cache").expanduser())))
+    raw = np.random.default_rng(0).uniform(-3, 3, (2, 49, 10, 1)).astype(np.float32)
+    model = (TINY / "kws_ref_model.tflite").read_bytes()
+    made = make_bundle(tmp_path / "b", model, raw=raw, tolerance=2, delegates=["gpu:precision=f32", "cpu"])
+    done = deploy(made, device)
+
+    assert any(requirement.startswith("ml-dtypes") for requirement in done.requirements)
+    (row,) = done.check["variants"]
+    assert (row["placement"]["unit"], row["placement"]["on_unit"]) == ("gpu", 13)
+
+
+def test_deploy_says_which_unit_serves_and_what_was_asked_for(tmp_path, monkeypatch):
+    from click.testing import CliRunner
+
+    from edgekit.cli.device import deploy_command
+
+    raw = np.random.default_rng(0).random((6, 8, 8, 1), np.float32)
+    compiled = "models/int8_edgetpu.tflite"
+    asked = [f"edgetpu:library={fake_library()},file={compiled}", "cpu"]
+
+    def deployed(name, devices):
+        monkeypatch.setenv("FAKE_DEVICES", devices)
+        made = make_bundle(
+            tmp_path / name, classifier(), raw=raw, delegates=asked, more={compiled: compiled_classifier()}
+        )
+        done = CliRunner().invoke(
+            deploy_command, [str(made.path), f"local:{tmp_path / name}-device", "--service", "none"]
+        )
+        assert done.exception is None, done.exception
+        return done.output
+
+    served, fell_back = deployed("a", "usb"), deployed("b", "")
+    assert "on FAKE edgetpu" in served and "NOT AS ASKED" not in served
+    assert "NOT AS ASKED" in fell_back and "no device ':0'" in fell_back
+
+
+def test_a_gpu_that_takes_a_part_says_how_many_and_why_not_the_rest(tmp_path, gpu):
+    from handmade_model import T, build
+
+    a, b, c, e = (T(name, (1, 4, 4, 8)) for name in "abce")
+    rank = T("d", (), "int32")
+    content = build([("LOGISTIC", [a], [b]), ("RANK", [b], [rank]), ("TANH", [b], [c]), ("FLOOR_MOD", [c, c], [e])],
+                    inputs=[a], outputs=[e])  # fmt: skip
+    made = make_bundle(tmp_path / "b", content, raw=np.ones((1, 4, 4, 8), np.float32), tolerance=1)
+
+    def check(text):
+        return runner("check", made.path, "--json", "--delegate", text, path=site_path(), cache=tmp_path / "c", **gpu)
+
+    code, _, err = check("gpu:precision=f32")
+    assert code == 4 and "the GPU does not take" in err and "RANK: Operation is not supported" in err
+    code, out, _ = check("gpu:precision=f32,partial=true")
+    placement = json.loads(out)["variants"][0]["placement"]
+    assert code == 0
+    assert (placement["operators"], placement["on_unit"]) == (4, 2)
+    assert placement["left"] == {"RANK": 1, "FLOOR_MOD": 1}

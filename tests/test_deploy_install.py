@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -59,6 +60,50 @@ def test_a_first_deployment_answers_its_golden_vectors_and_a_second_one_sends_no
     assert (second.files_sent, second.bytes_sent, second.release) == (0, 0, first.release)
     assert world(device.root) == before
     assert os.path.realpath(device.root / "current") == str(device.root / "releases" / first.release)
+
+
+def test_progress_is_told_while_a_large_file_is_on_its_way_and_only_grows(
+    tiny_bundle: Bundle, device: Local, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    big_cache(tmp_path, monkeypatch, files=1, size=5_000_000)
+    told: list[tuple[str, int, int]] = []
+
+    deploy(tiny_bundle, device, progress=lambda *event: told.append(event))
+
+    done = [event[1] for event in told if event[0] == "send"]
+    assert done == sorted(done)
+    assert done[0] == 0 and done[-1] == told[-5][2]
+    assert max(after - before for before, after in itertools.pairwise(done)) < 1_100_000
+    assert [stage for stage, _, _ in told if stage != "send"] == [
+        "connect",
+        "runtime",
+        "install",
+        "check",
+        "trial",
+        "confirm",
+    ]
+
+
+def test_a_program_gets_the_result_on_stdout_and_events_on_stderr(
+    tiny_bundle: Bundle, device: Local, command: Run
+) -> None:
+    code, out, err = command("deploy", tiny_bundle.path, device, "--json", "--window", "30")
+
+    events = [json.loads(line) for line in err.splitlines()]
+    result = json.loads(out)
+    assert code == 0
+    assert [event["event"] for event in events if "bytes" not in event][-3:] == ["check", "trial", "confirm"]
+    assert [event["bytes"] for event in events if "bytes" in event][-1] == result["bytes_sent"]
+    assert (result["confirmed_by"], result["service"]) == ("workstation", "none")
+
+
+def test_a_dry_run_shows_the_steps_that_are_then_done(tiny_bundle: Bundle, device: Local) -> None:
+    planned = deploy(tiny_bundle, device, dry_run=True)
+    done = deploy(tiny_bundle, device)
+
+    assert planned.steps == done.steps
+    assert [step.stage for step in planned.steps] == ["send", "install", "check", "trial", "confirm"]
+    assert deploy(tiny_bundle, device, dry_run=True).steps == ()
 
 
 def test_a_dry_run_says_what_would_be_sent_and_touches_nothing(tiny_bundle: Bundle, device: Local) -> None:

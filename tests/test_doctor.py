@@ -18,6 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sshd import SSHD, why_no_sshd
 
+from edgekit.cli.doctor import _finishing
+from edgekit.deploy.release import launcher_script
 from edgekit.doctor import collect, manual, running, wanted
 from edgekit.doctor.checks import CHECKS, diagnose
 from edgekit.doctor.examine import SENT, Patient, Step, open_patient, plan, treat
@@ -35,9 +37,11 @@ SYSTEMS = sorted(path.stem for path in FOLDER.glob("*.json"))
 EXPECTED = {
     "alpine-3.22-pc": "python-wheel edgetpu-library coral-udev | clock-free | no-systemd",
     "coral-dev-board-mendel5": "python-wheel flash-worn | apex-hot memory-low ssh-keygen | no-swap",
+    "debian-12-arm64-qemu": "| clock-free linger | no-swap ssh-password",
+    "debian-12-nspawn": "| linger | ssh-password",
     "debian-12-pc-coral-usb": "edgetpu-abi coral-usb-power coral-group | numpy-abi coral-usb-resets "
     "| edgetpu-usb-max vulkan-driver gpu-access",
-    "debian-13-pc-coral-pcie": "apex-driver | broken-packages |",
+    "debian-13-pc-coral-pcie": "release-python apex-driver | broken-packages |",
     "docker-python-3.12": "| ssh-keygen | volatile-root no-systemd",
     "jetson-nano-jetpack4": "python-wheel | jetson-over-current ssh-keygen "
     "| clock-limit cores-offline jetson-power-mode ssh-password",
@@ -82,6 +86,7 @@ NO_SWAP = "Filename Type Size Used Priority"
 # check -> a system where it finds something, and what ends that: (where, value) with None for "not there", +x: one name more
 CURES: dict[str, tuple[str, list[tuple[Any, ...]]]] = {
     "python-wheel": ("jetson-nano-jetpack4", [("python", "version", [3, 10, 14])]),
+    "release-python": ("debian-13-pc-coral-pcie", [("release", "version", "out", "3.11\n")]),
     "numpy-missing": ("rpi-os-12-pi4-32bit", [("commands", "numpy", {"code": 0, "out": "1.24.2\n", "err": ""})]),
     "numpy-abi": ("debian-12-pc-coral-usb", [("python", "packages", "numpy", "1.26.4")]),
     "userland-32bit": ("rpi-os-12-pi4-32bit", [("machine", "arch", "aarch64")]),
@@ -420,6 +425,18 @@ def test_nothing_is_read_on_a_device_that_nobody_judges():
     assert unread == []
 
 
+def test_root_is_told_by_sshd_itself():
+    fields = changed(fields_of("rpi-os-12-pi4-failing-card"), ("files", "/etc/ssh/sshd_config", "MaxStartups 3\n"))
+    low = changed(
+        fields, ("commands", "sshd", "out", "maxstartups 3:50:10\npermitrootlogin no\npasswordauthentication no\n")
+    )
+
+    assert "ssh-max-startups" not in found(fields)  # sshd -T says otherwise
+    assert [command.text for command in found(low)["ssh-max-startups"].commands] == [
+        "sed -i -E 's/^[[:space:]]*MaxStartups/#&/I' /etc/ssh/sshd_config", "sshd -t", "systemctl reload ssh",
+    ]  # fmt: skip
+
+
 # -- what others say of the same
 
 LINES = st.lists(
@@ -594,6 +611,22 @@ def test_the_snapshot_that_is_saved_gives_the_same_findings_again(command, devic
     assert saved["machine"]["libc"] == collect.libc()
 
 
+@pytest.mark.parametrize(
+    ("tag", "said"), [("cpython-39", "needs Python 3.9, "), (f"cpython-3{sys.version_info[1]}", "")]
+)
+def test_a_release_of_another_python_is_found(command, device, tag, said):
+    release = device.root / "releases" / "r1"
+    (release / "site" / "numpy" / "_core").mkdir(parents=True)
+    (release / "site" / "numpy" / "_core" / f"_multiarray_umath.{tag}-x86_64-linux-gnu.so").touch()
+    (release / "run").write_text(launcher_script(PYTHON))
+    (device.root / "current").symlink_to("releases/r1")
+
+    code, out, _ = command("doctor", device, "--only", "release-python")
+
+    assert code == (20 if said else 0)
+    assert said in " ".join(out.split())
+
+
 def test_a_snapshot_that_cannot_be_written_is_an_error_of_two_lines(command, device, tmp_path):
     code, _, err = command("doctor", device, "--save", tmp_path / "missing" / "board.json")
 
@@ -670,7 +703,7 @@ def test_the_rest_of_a_finding_is_left_out_after_a_command_that_fails(device, tm
     with open_patient(device, python=PYTHON) as patient:
         done = list(treat(patient, steps, lambda step: True))
 
-    assert [(one.code, one.out) for one in done] == [(3, "broken\n"), (None, "")]
+    assert [(one.code, one.out) for one in done] == [(3, "broken"), (None, "")]
     assert not (tmp_path / "not").exists()
 
 
@@ -678,7 +711,7 @@ def test_a_command_reads_what_it_is_given_and_takes_as_long_as_it_takes(device, 
     slow = Command(("sh", "-c", f"cat > {tmp_path}/kept; sleep 0.3; echo done"), "a line\n")
 
     with open_patient(device, python=PYTHON) as patient:
-        assert patient.run(slow) == (0, "done\n")
+        assert patient.run(slow) == (0, "done")
 
     assert (tmp_path / "kept").read_text() == "a line\n"
 
@@ -754,7 +787,19 @@ class Liar:
         return {"snapshot": self.answer}
 
 
-@pytest.mark.parametrize("answer", [None, [], {}, {"edgekit_snapshot": 2}, "snapshot"])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        None,
+        [],
+        {},
+        "snapshot",
+        "A===",
+        collect.as_text({"edgekit_snapshot": 2}),
+        collect.as_text([1]),
+        collect.as_text({"a": "b" * (17 << 20)}),
+    ],
+)
 def test_an_answer_that_is_not_a_snapshot_is_an_error_of_the_device(answer, device):
     with refused(DeviceError, 4):
         Patient(Liar(answer), device).snapshot()
@@ -811,3 +856,15 @@ def test_the_document_lists_every_check_as_the_code_has_it():
     assert manual.rewritten(text) == text, "run: python -m edgekit.doctor.manual docs/doctor.md"
     assert set(manual.TOPICS) == {check.topic for check in CHECKS}
     assert len({check.name for check in CHECKS}) == len(CHECKS)
+
+
+def test_an_interruption_tells_that_a_command_goes_on(capsys):
+    def interrupted():
+        yield "first"
+        raise KeyboardInterrupt
+
+    seen = []
+    with pytest.raises(KeyboardInterrupt):
+        seen.extend(_finishing(interrupted()))
+
+    assert "goes on to its end on the device" in capsys.readouterr().err

@@ -10,18 +10,19 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
-from devices import Here, install, listing, parcel, refused, release, world
+from devices import Here, begin, install, listing, parcel, refused, release, send, wait_until, world
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from edgekit.deploy.address import Local
 from edgekit.deploy.agent import CHANGES, LOOKS
-from edgekit.deploy.session import _packed_agent, _packed_probe
+from edgekit.deploy.session import _packed_agent, _packed_probe, open_session
 from edgekit.deploy.transport import BOOTSTRAP
-from edgekit.errors import DeviceDamaged, DeviceError, EdgekitError
+from edgekit.errors import DeviceDamaged, DeviceError, EdgekitError, ReleaseUnhealthy
 
 NAMES = (
     "a;reboot", "$(reboot)", "`reboot`", "a\nb", "a b", "-rf", "--", "../x", "a/../../x", "/etc/passwd", "", ".", "..", "a//b",
@@ -271,3 +272,37 @@ def test_a_frame_that_is_none_ends_the_agent_and_nothing_else(installed: Local, 
     assert b"Traceback" not in done.stderr
     assert world(installed.root) == before
     assert works(installed)
+
+
+# -- what a release says of itself
+
+NESTED = b"""#!/bin/sh
+test -e %s && { head -c 200000 /dev/zero | tr "\\0" "["; exit 0; }
+echo '{"variants": []}'
+"""
+
+
+def test_a_report_nested_too_deep_is_a_finding(installed: Local, tmp_path: Path) -> None:
+    (tmp_path / "now").touch()
+    before = world(installed.root)
+
+    with refused(ReleaseUnhealthy, 5):
+        install(Here(installed.root), release("nested", run=NESTED % str(tmp_path / "now").encode()))
+
+    assert world(installed.root) == before
+
+
+def test_a_guard_gives_up_a_release_whatever_its_check_ends_with(installed: Local, tmp_path: Path) -> None:
+    """A real guard, from the agent's own file, over a release that turns bad after it was let in."""
+    one = release("nested", run=NESTED % str(tmp_path / "now").encode())
+    before = os.readlink(installed.root / "current")
+    with open_session(installed) as session:
+        send(session, one)
+        session.request("release", id=one.id, text=one.text)
+        begin(session, one, window_s=1.0, confirm="device")
+    assert os.readlink(installed.root / "current") != before
+    (tmp_path / "now").touch()
+
+    wait_until(lambda: os.readlink(installed.root / "current") == before)
+    wait_until(lambda: json.loads((installed.root / "journal.json").read_text())["phase"] == "idle")
+    assert json.loads((installed.root / "journal.json").read_text())["failed"] == [one.id]

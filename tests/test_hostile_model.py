@@ -6,12 +6,13 @@ import os
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytest.importorskip("ai_edge_litert")
 
 from devices import world
-from handmade_model import T, build
+from handmade_model import T, build, make_bundle
 from mutants import check_mutants, mutant_bundle, mutants, several_bundle
 
 from edgekit.bundle import Bundle
@@ -33,11 +34,23 @@ def test_a_tensors_name_that_is_no_text_is_a_damaged_model(tmp_path: Path) -> No
 
     x, y = T("good name", (1, 4), "int8", 0.5), T("out", (1, 4), "int8", 0.5)
     model = build([("RESHAPE", [x], [y])], inputs=[x], outputs=[y])
-    (tmp_path / "bad.tflite").write_bytes(model.replace(b"good name", b"\xf8\xff name!"))
+    good = make_bundle(tmp_path / "good", model, raw=np.ones((2, 4), np.float32))
+    bad = mutant_bundle(good, model.replace(b"good name", b"\xf8\xff names!"), tmp_path / "bad")
 
     with pytest.raises(BundleError) as caught:
-        load(tmp_path / "bad.tflite")
+        load(bad.folder)
     assert "cannot load" in str(caught.value)
+
+
+def test_a_name_inside_that_is_no_text_costs_the_model_nothing(tmp_path: Path) -> None:
+    from edgekit.runner.check import check_release
+
+    x, mid, y = T("in", (1, 4), "int8", 0.5), T("good name", (4,), "int8", 0.5), T("out", (1, 4), "int8", 0.5)
+    model = build([("RESHAPE", [x], [mid]), ("RESHAPE", [mid], [y])], inputs=[x], outputs=[y])
+    good = make_bundle(tmp_path / "good", model, raw=np.ones((2, 4), np.float32))
+    odd = mutant_bundle(good, model.replace(b"good name", b"\xf8\xff names!"), tmp_path / "odd")
+
+    assert len(check_release(odd.folder)) == 1
 
 
 def test_a_few_damaged_models_are_refused_in_words(tmp_path: Path, tiny_bundle: Bundle) -> None:

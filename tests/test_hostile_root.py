@@ -11,8 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from devices import Here, Parcel, install, parcel, release
+from devices import Here, Parcel, begin, install, parcel, release, send, wait_until
 
+from edgekit.deploy.address import Local
+from edgekit.deploy.session import open_session
 from edgekit.errors import EdgekitError
 
 OPERATIONS = ("status", "verify", "deploy", "same again", "rollback", "adopt", "remove", "enrol", "samples")
@@ -225,3 +227,22 @@ def test_what_lies_elsewhere_is_not_run_although_every_byte_is_as_it_was(
     assert here.request("verify")["damaged"] == []
     assert not place.is_symlink()
     assert state(tmp_path / "elsewhere") == before
+
+
+def test_a_link_among_our_folders_does_not_keep_a_guard_from_its_work(tmp_path: Path) -> None:
+    device = Local(tmp_path / "device")
+    install(Here(device.root), release("old"))
+    before = os.readlink(device.root / "current")
+    new = release("new")
+    with open_session(device) as session:
+        send(session, new)
+        session.request("release", id=new.id, text=new.text)
+        begin(session, new, window_s=1.5)
+    for name in ("samples", "incoming", "agent"):
+        shutil.rmtree(device.root / name, ignore_errors=True)
+        (device.root / name).symlink_to(tmp_path)
+    (tmp_path / ".tmp-of somebody").touch()
+
+    wait_until(lambda: os.readlink(device.root / "current") == before)
+    wait_until(lambda: json.loads((device.root / "journal.json").read_text())["phase"] == "idle")
+    assert (tmp_path / ".tmp-of somebody").exists()

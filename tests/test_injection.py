@@ -38,7 +38,7 @@ def try_new(session: Session) -> None:
     """All of a deployment but its end."""
     send(session, NEW)
     session.request("release", id=NEW.id, text=NEW.text)
-    begin(session, NEW)
+    begin(session, NEW, window_s=86400)
 
 
 def confirm(session: Session) -> None:
@@ -53,7 +53,7 @@ ACTS: dict[str, Callable[[Session], None]] = {"trial": try_new, "confirm": confi
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
     """Devices as they are before each act."""
     folder = tmp_path_factory.mktemp("prepared")
     first = folder / "trial"
@@ -65,7 +65,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     with open_session(Local(second)) as session:
         try_new(session)
     third = copy(first, folder / "rollback")
-    return {"trial": first, "confirm": second, "rollback": third}
+    yield {"trial": first, "confirm": second, "rollback": third}
+    end(second)
 
 
 def copy(source: Path, target: Path) -> Path:

@@ -234,3 +234,21 @@ def test_the_older_interpreter_keeps_the_library_it_is_linked_to() -> None:
     runtime = choose_runtime(device("3.9", "aarch64", "glibc 2.31"))
 
     assert not is_pruned("ai_edge_litert/libLiteRt.so", runtime.prune)
+
+
+@pytest.mark.parametrize("python", [(3, 10), (3, 11), (3, 12), (3, 13), (3, 14)])
+def test_a_bundle_for_a_gpu_brings_compiled_model_and_what_it_imports(python: tuple[int, int]) -> None:
+    plain = choose_runtime(Platform(python, "x86_64", "glibc 2.36", None))
+    runtime = choose_runtime(Platform(python, "x86_64", "glibc 2.36", None), compiled=True)
+
+    assert set(runtime.requirements) - set(plain.requirements) == {"ml-dtypes==0.6.0"}
+    for name in ("libLiteRtWebGpuAccelerator.so", "compiled_model.py", "libLiteRt.so", "tensor_buffer.py"):
+        assert is_pruned(f"ai_edge_litert/{name}", plain.prune)
+        assert not is_pruned(f"ai_edge_litert/{name}", runtime.prune)
+    assert is_pruned("ai_edge_litert/vendors/x.so", runtime.prune)
+
+
+def test_an_interpreter_without_a_usable_compiled_model_is_taken_as_it_is() -> None:
+    old = Platform((3, 9), "x86_64", "glibc 2.31", None)
+
+    assert choose_runtime(old, compiled=True) == choose_runtime(old)

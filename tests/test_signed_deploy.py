@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from devices import refused, world
 from keys import fingerprint_of, make_key, public, ssh_agent, ssh_sign, why_no_ssh_keygen
+from sshd import Sshd
 
 from edgekit.bundle import Bundle, read_bundle
 from edgekit.deploy.address import Local
@@ -298,3 +299,20 @@ def test_an_ssh_agent_signs_a_deployment(
         done = deploy(tiny_bundle, enrolled, sign=sign_with(only / "alice.pub"))
 
     assert done.signed_by == f"alice ({fingerprint_of(key)})"
+
+
+@pytest.mark.slow
+def test_over_ssh_too_a_stranger_is_refused_and_the_enrolled_key_is_not(
+    sshd: Sshd, tiny_bundle: Bundle, key: Path, tmp_path: Path, command: Run
+) -> None:
+    stranger = make_key(tmp_path, "mallory")
+    assert command("signers", "add", "board", f"{key}.pub")[0] == 0
+    before = world(sshd.root)
+
+    for options in ([], ["--sign", stranger]):
+        code, out, err = command("deploy", tiny_bundle.folder, "board", *options)
+        assert (code, out, len(err.splitlines())) == (3, "", 2)
+        assert world(sshd.root) == before
+    code, out, err = command("deploy", tiny_bundle.folder, "board", "--sign", key, "--service", "none", "--json")
+    assert code == 0, err
+    assert json.loads(out)["signed_by"] == f"alice ({fingerprint_of(key)})"

@@ -165,18 +165,17 @@ def status_command(device: str, python: str, verify: bool, as_json: bool) -> int
         show_json(found)
         return 4 if damaged else 0
     free = "unknown" if found["free_bytes"] is None else size_text(found["free_bytes"])
-    show_facts(
-        [
-            ("device", f"{found['device']} ({found['board'] or found['system']})"),
-            ("python", f"{found['python']} on {found['arch']}, {found['libc'] or 'unknown libc'}"),
-            ("space", f"{size_text(found['used_bytes'])} used in {found['root']}, {free} free"),
-        ]
-    )
+    facts = [
+        ("device", f"{found['device']} ({found['board'] or found['system']})"),
+        ("python", f"{found['python']} on {found['arch']}, {found['libc'] or 'unknown libc'}"),
+        ("space", f"{size_text(found['used_bytes'])} used in {found['root']}, {free} free"),
+    ]
+    facts += [("service", f"kept running by {found['service']} units")] if found["service"] != "none" else []
     if found["trial"] is not None:
         trial = found["trial"]
-        click.echo(f"on trial: {trial['release']}, decided by the {trial['confirm']} within {trial['left_s']:.0f} s")
-    if found["failed"]:
-        click.echo(f"did not pass their trial: {', '.join(found['failed'])}")
+        facts.append(("on trial", f"{trial['release']}: the {trial['confirm']} decides within {trial['left_s']:.0f} s"))
+    facts += [("failed", f"{', '.join(found['failed'])}: not in use any more")] if found["failed"] else []
+    show_facts(facts)
     rows = [(r["role"], r["name"], r["id"], (r["bundle"] or "")[:16], r["edgekit"]) for r in found["releases"]]
     if rows:
         show_table(("", "name", "release", "bundle", "edgekit"), rows)
@@ -301,14 +300,19 @@ def ask_beside(progress: ProgressLine, host: str, key_type: str, fingerprint: st
 
 
 def _agreements(check: Mapping[str, Any] | None) -> list[tuple[str, object]]:
-    """A line for each variant of the device's golden check."""
+    """A line for each variant of the device's golden check; more where a delegate did not serve that was asked for."""
     if check is None:
         return []
-    return [
-        (
-            f"golden {row['variant']}",
-            f"{row['bit_equal']} of {row['count']} answers equal to the bit, largest difference "
-            f"{row['largest_difference']:g} (allowed {row['tolerance']:g})",
-        )
-        for row in check["variants"]
-    ]
+    lines: list[tuple[str, object]] = []
+    for row in check["variants"]:
+        told = f"{row['bit_equal']} of {row['count']} answers equal to the bit, largest difference "
+        told += f"{row['largest_difference']:g} (allowed {row['tolerance']:g})"
+        placement = row.get("placement") or {}  # runners before delegates have none
+        kind = "FAKE " if placement.get("fake") else "software " if placement.get("software") else ""
+        is_cpu = placement.get("unit", "cpu") == "cpu"
+        lines.append((f"golden {row['variant']}", told if is_cpu else f"{told}, on {kind}{placement['unit']}"))
+        if placement and placement["requested"] != placement["delegate"]:
+            lines.append(("NOT AS ASKED", f"{placement['delegate']} serves, {placement['requested']} was asked for"))
+            tried = (each for each in placement["attempts"] if each["outcome"] != "serves")
+            lines += [(each["delegate"].partition(":")[0], f"{each['outcome']}: {each['reason']}") for each in tried]
+    return lines

@@ -21,6 +21,7 @@ Examples:
   edgekit inspect model.tflite --operators
   edgekit inspect bundle --json
   edgekit inspect model.tflite --edgetpu
+  edgekit inspect bundle --fused
   edgekit inspect model_edgetpu.tflite
 """
 
@@ -29,8 +30,11 @@ Examples:
 @click.argument("path", type=click.Path(path_type=Path), metavar="BUNDLE|MODEL.tflite")
 @click.option("--operators", is_flag=True, help="One row for each operator instead of one for each kind.")
 @click.option("--edgetpu", is_flag=True, help="Predict what Coral's Edge TPU compiler would map, and why not the rest.")
+@click.option(
+    "--fused", is_flag=True, help="Which operators run as one part, on XNNPACK or plain kernels of this machine."
+)
 @json_option
-def inspect_command(path: Path, operators: bool, edgetpu: bool, as_json: bool) -> None:
+def inspect_command(path: Path, operators: bool, edgetpu: bool, fused: bool, as_json: bool) -> None:
     """Show operators with versions, dtypes, scales, sizes, multiply-accumulates and an estimate of the arena.
 
     Of a model that was compiled for the Edge TPU also what its program says: runtime, weights on the chip, what is left.
@@ -47,6 +51,7 @@ def inspect_command(path: Path, operators: bool, edgetpu: bool, as_json: bool) -
         row = {"variant": name, **model_summary(model), "operator_table": operator_table(model)}
         row["edgetpu_compiled"] = read_compiled(file)
         row["edgetpu_predicted"] = predict_file(file) if edgetpu else None
+        row["parts"] = _parts(file) if fused else None
         found.append(row)
     if as_json:
         about = None if bundle is None else {"id": bundle.id, "sha256": bundle.digest, "manifest": bundle.manifest}
@@ -64,6 +69,30 @@ def inspect_command(path: Path, operators: bool, edgetpu: bool, as_json: bool) -
             show_facts([("edge tpu", "nothing in it is compiled for it, whatever its name says")])
         if row["edgetpu_predicted"] is not None:
             show_prediction(row["edgetpu_predicted"])
+        if row["parts"] is not None:
+            click.echo()
+            rows = [
+                (i, part["unit"], len(part["operators"]), _runs(part["operators"]))
+                for i, part in enumerate(row["parts"])
+            ]
+            show_table(("part", "runs on", "operators", "which (measured here)"), rows)
+
+
+def _parts(file: Path) -> list[dict[str, Any]]:
+    """What this machine's interpreter runs as one."""
+    from edgekit.runner.interpreter import open_interpreter
+    from edgekit.runner.placement import parts_of
+
+    found = parts_of(open_interpreter(file, 1))
+    return [{"unit": unit, "operators": [{"index": i, "name": name} for i, name in each]} for unit, each in found]
+
+
+def _runs(operators: Sequence[dict[str, Any]]) -> str:
+    """`0-12 CONV_2D ... FULLY_CONNECTED`."""
+    first, last = operators[0], operators[-1]
+    if first is last:
+        return f"{first['index']} {first['name']}"
+    return f"{first['index']}-{last['index']} {first['name']} ... {last['name']}"
 
 
 def show_qualities(qualities: Sequence[Quality], variant: str) -> None:

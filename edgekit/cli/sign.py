@@ -99,10 +99,11 @@ def sign_command(
         progress("building the runtimes")
         trees = {}
         for name in targets:
-            trees.update(trees_of(load_target(name), with_pillow=with_pillow))
+            trees.update(trees_of(load_target(name), with_pillow=with_pillow, compiled=found.manifest.needs_compiled))
         for device in devices:
             address, ask = parse_address(device), lambda *asked: ask_beside(progress, *asked)
-            tree = tree_for(address, python=python, with_pillow=with_pillow, ask=ask)
+            compiled = found.manifest.needs_compiled
+            tree = tree_for(address, python=python, with_pillow=with_pillow, compiled=compiled, ask=ask)
             trees[tree.id] = tree
     statement = make_statement(found, list(trees.values()), seq=seq, downgrade_from=downgrade_from)
     path = statement_path(found)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import traceback
 from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO
 
@@ -73,8 +74,9 @@ class Agent:
             reply = error.reply
         except OSError as error:
             reply = explain(error, self.store.root)
-        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
-            message = f"a request that the agent cannot use ({type(error).__name__}: {error})"
+        except Exception as error:  # a request of another form, or a fault of ours: what is there stays as it is
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            message = f"the agent failed ({type(error).__name__}: {error}; {place.filename}:{place.lineno})"
             reply = Refused("DeviceError", message, OUR_FAULT).reply
         has_failed = reply is not None and "error" in reply
         if has_failed:
@@ -99,6 +101,8 @@ class Agent:
             message = "nothing is installed there, so there is no previous release either"
             raise Refused("NotInstalled", message, "edgekit deploy BUNDLE DEVICE")
         if not self.store.is_locked:
+            if operation != "rollback":
+                self.store.check_folders()
             self.store.lock()
             if operation not in ("adopt", "remove"):  # which need no sound journal
                 self.trials.recover()
@@ -111,7 +115,12 @@ class Agent:
         warning = self.check_place(request)
         self.check_wanted(request)
         self.trials.give_up()
-        return {"missing": self.store.make_room(request["files"]), "warning": warning}
+        try:
+            missing = self.store.make_room(request["files"])
+        except Refused:  # what an earlier trial left behind may be in the way
+            self.store.collect_garbage(self.trials.kept())
+            missing = self.store.make_room(request["files"])
+        return {"missing": missing, "warning": warning}
 
     def missing(self, request: dict[str, Any]) -> dict[str, Any]:
         """What `plan` would say, without changing anything."""
@@ -211,8 +220,8 @@ class Agent:
         health = None
         if service.kind != "none":  # without one, the golden check before was all there is to know
             try:
-                health = check_in_use(service, self.store.path("releases", name), self.store.root)
-            except Refused:
+                health = check_in_use(service, self.store.path("releases", name))
+            except Exception:  # whatever it was, it is no proof
                 self.store.lock()
                 self.trials.give_up()
                 raise
@@ -253,6 +262,7 @@ class Agent:
         """After a failed request: nothing half-made stays, and nothing that no release needs."""
         with contextlib.suppress(OSError, Refused):  # the first error is the one to report
             if self.store.is_locked:
+                self.store.check_folders()
                 self.store.collect_garbage(self.trials.kept())
 
 

@@ -84,10 +84,10 @@ def _guard(trials: Trials, store: Store, release: str) -> None:
     healthy = False
     if found.confirm == "device" and not found.is_over(trials.now()):
         try:
-            check_in_use(trials.service(found.service), store.path("releases", release), store.root)
+            check_in_use(trials.service(found.service), store.path("releases", release))
             healthy = True
-        except Refused:
-            pass
+        except Exception:  # whatever it was, it is no proof, and nobody else is left to decide
+            healthy = False
     store.lock(BUSY_S)
     found = trials.journal
     if found.is_trial and found.to == release:  # not confirmed meanwhile

@@ -33,6 +33,7 @@ ANSWERS: dict[str, Any] = {
     "verify": {"damaged": [str]},
     "samples": {"samples": list},
     "sample": {"data": _Text},
+    "logs": {"kind": str, "lines": [str], "cursor": _Text},
     "signers": {"enforced": bool, "signers": [_SIGNER]},
 }
 

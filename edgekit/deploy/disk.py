@@ -65,7 +65,7 @@ def read_listing(name: str, text: str, key: str) -> dict[str, Any]:
     try:
         listing = json.loads(text)
         files = listing["files"].items() if listing[key] == 1 else None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         files = None
     if files is None:
         raise Refused("DeviceError", f"not a list that this agent knows: {name}", OUR_FAULT)

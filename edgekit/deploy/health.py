@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 
 from edgekit.deploy.disk import OUR_FAULT, Refused, read_file
 from edgekit.deploy.service import Service
+from edgekit.deploy.vectors import compare, first_vector
 
 CHECK_S = 600.0  # for the golden vectors, on the slowest board
 READY_S = 120.0  # for the server to load its model
@@ -34,7 +35,7 @@ def golden_check(folder: str, stream: BinaryIO | None = None) -> dict[str, Any]:
     started = time.monotonic()
     code, out, err = _run_check(folder, stream)
     if code == 0:
-        with contextlib.suppress(ValueError, TypeError):
+        with contextlib.suppress(ValueError, TypeError, RecursionError):
             return dict(json.loads(out), seconds=round(time.monotonic() - started, 3))
         raise Refused("ReleaseUnhealthy", "the runner's report on the device is not JSON", OUR_FAULT)
     lines = err.strip().splitlines() or ["it said nothing"]
@@ -81,18 +82,29 @@ def _run_check(folder: str, stream: BinaryIO | None) -> tuple[int, str, str]:
 # -- the server
 
 
-def check_in_use(service: Service, folder: str, root: str, stream: BinaryIO | None = None) -> dict[str, Any]:
+def check_in_use(service: Service, folder: str, stream: BinaryIO | None = None) -> dict[str, Any]:
     """What was found of the release in `folder`, which `current` points to. Raises Refused if it is not well.
 
     Without a service there is nothing to ask but its golden vectors; with one, its server must be the release's, answer,
     stay within the manifest's limits, and not be started anew for SOAK_S seconds.
     """
-    if service.kind == "none":
+    if service.socket is None:
         return golden_check(folder, stream)
-    path = socket_path(service.kind, root)
+    path = service.socket or ""
+    from urllib.parse import quote  # as http below
+
     before = _wait_until_ready(service, path, os.path.basename(folder))
+    name, request, answers, allowed = first_vector(folder)
+    try:
+        answer = _ask(path, "POST", f"/v2/models/{quote(name, safe='')}/infer", request)
+        largest = compare(answer["outputs"], answers, allowed)
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise _unwell(service, f"its server does not answer: {error or type(error).__name__}") from None
     time.sleep(SOAK_S)
-    found, state = _ask(path, "GET", "/v2").get("edgekit", {}), service.state()
+    found: dict[str, Any] = {}
+    with contextlib.suppress(OSError, ValueError):  # nobody there any more
+        found = dict(_ask(path, "GET", "/v2").get("edgekit") or {})
+    state = service.state()
     if not state["active"] or found.get("pid") != before.get("pid"):
         raise _unwell(service, "its server did not stay up")
     limits = json.loads(read_file(os.path.join(folder, "manifest.json"))).get("limits") or {}
@@ -100,7 +112,7 @@ def check_in_use(service: Service, folder: str, root: str, stream: BinaryIO | No
         measured, most = found.get(limit), limits.get(limit)
         if most is not None and measured is not None and measured > most:
             raise Refused("ReleaseUnhealthy", f"its server takes {measured:g} {what}, {most:g} are allowed", BACK)
-    return {"server": found, "restarts": state["restarts"]}
+    return {"server": found, "restarts": state["restarts"], "largest_difference": largest}
 
 
 def _wait_until_ready(service: Service, path: str, release: str) -> dict[str, Any]:
@@ -142,11 +154,6 @@ def _ask(path: str, method: str, target: str, body: Any = None) -> dict[str, Any
         raise ValueError(f"{target}: {type(error).__name__}") from None
     finally:
         connection.close()
-
-
-def socket_path(kind: str, root: str) -> str:
-    """Where the server of a service listens."""
-    return "/run/edgekit/edgekit.sock" if kind == "system" else os.path.join(root, "run", "edgekit.sock")
 
 
 def _unwell(service: Service, what: str) -> Refused:

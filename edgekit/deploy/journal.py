@@ -139,7 +139,7 @@ def read_journal(root: str) -> Journal | None:
     try:
         fields = dict(json.loads(text))
         version = fields.pop("edgekit_journal")
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         raise damaged(root) from None
     if version != FORMAT:
         message = f"{root} was laid out by another version of edgekit (journal {version!r})"

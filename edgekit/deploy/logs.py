@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator
 
 from edgekit.deploy.address import Address
 from edgekit.deploy.session import open_session, plain, refuse_host_key
 from edgekit.deploy.transport import AskHostKey
-from edgekit.errors import DeviceError, NotInstalled
+from edgekit.errors import NotInstalled
 
 LOOK_S = 1.0  # between two looks at a log that is followed
 
@@ -30,23 +29,14 @@ def read_logs(
     with open_session(address, python=python, ask=ask) as session:
         cursor = None
         while True:
-            found, cursor = _checked(session.request("logs", lines=lines, cursor=cursor), address)
-            yield from found
+            answer = session.request("logs", lines=lines, cursor=cursor)
+            if answer["kind"] == "none":
+                raise NotInstalled(
+                    f"{address} keeps no runner running, so there is no log",
+                    hint="what edgekit deploy starts there has one: it needs systemd, and root or a user who may linger",
+                )
+            cursor = answer["cursor"]
+            yield from map(plain, answer["lines"])
             if not follow:
                 return
             sleep(LOOK_S)
-
-
-def _checked(answer: Mapping[str, Any], address: Address) -> tuple[list[str], str | None]:
-    """Lines fit for a terminal, and where they end."""
-    kind, found, cursor = (answer.get(key) for key in ("kind", "lines", "cursor"))
-    if kind == "none":
-        raise NotInstalled(
-            f"{address} keeps no runner running, so there is no log",
-            hint="what edgekit deploy starts there has one: it needs systemd, and root or a user who may linger",
-        )
-    if not isinstance(found, list) or not (cursor is None or isinstance(cursor, str)):
-        raise DeviceError(
-            f"{address}: the log that it sends is not ours", hint="is it the device that you deployed to?"
-        )
-    return [plain(line) for line in found], cursor

@@ -6,7 +6,7 @@ import contextlib
 import json
 import struct
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -32,6 +32,7 @@ AGENT = (  # in the order in which they import one another
     "units",
     "systemd",
     "service",
+    "vectors",
     "health",
     "trial",
     "alone",
@@ -45,6 +46,7 @@ HELLO_S = 60.0  # for a board to start Python
 ANSWER_S = 300.0  # for it to answer: it may have to write all it got to a slow card
 CHECK_S = 900.0  # for the golden check: the agent itself gives up after 600
 _LONGEST_FRAME = 64 << 20  # bytes; a listing of a large runtime is under 1 MB
+_TOLD_EACH = 1 << 20  # bytes of a blob, after which whoever waits is told
 _SENT_BY_SHELL = 1 << 20  # bytes a login shell may print before the probe speaks
 _CHANGES = ("trial", "confirm", "rollback", "adopt", "remove")  # after these, a lost answer leaves open what happened
 
@@ -103,10 +105,19 @@ class Session:
         self._send_request(operation, **arguments)
         return self._answer()
 
-    def put(self, sha256: str, data: bytes, *, answer: bool, offset: int = 0) -> list[str]:
+    def put(
+        self,
+        sha256: str,
+        data: bytes,
+        *,
+        answer: bool,
+        offset: int = 0,
+        sent: Callable[[float], None] = lambda share: None,
+    ) -> list[str]:
         """Sends one blob from `offset` on, packed if that makes it smaller. Only with `answer` waits until it is stored.
 
-        Then returns the blobs that have to be sent again, from their beginning: what lay there was something else.
+        `sent` is told which share of it is on its way. Returns the blobs that have to be sent again, from their
+        beginning: what lay there was something else.
         """
         size, data = len(data), data[offset:]
         packed = zlib.compress(data, 1) if _is_packable(data) else data  # a third of the time of level 3, 4 % more
@@ -115,7 +126,9 @@ class Session:
         try:
             about = {"size": size, "stored": len(body), "packed": is_smaller, "offset": offset}
             self._send_request("put", sha256=sha256, answer=answer, **about)
-            self._write(body)
+            for start in range(0, len(body), _TOLD_EACH):
+                self._write(body[start : start + _TOLD_EACH])
+                sent(min(1.0, (start + _TOLD_EACH) / len(body)))
         except DeviceUnreachable:
             self._answer()  # an agent that stopped listening has said why
             raise

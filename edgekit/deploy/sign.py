@@ -99,14 +99,14 @@ def make_statement(
     return (json.dumps(fields, indent=1, sort_keys=True) + "\n").encode()
 
 
-def trees_of(target: Target, *, with_pillow: bool = False) -> dict[str, Tree]:
+def trees_of(target: Target, *, with_pillow: bool = False, compiled: bool = False) -> dict[str, Tree]:
     """The runtimes that the target's systems get, by id; a system whose Python has none is left out."""
     found = {}
     for system in target.systems:
         major, minor = (int(part) for part in system.python.split(".")[:2])
         platform = Platform((major, minor), target.arch, f"glibc {system.glibc}", None)
         with contextlib.suppress(DeviceUnsupported):
-            tree = build_runtime(platform, choose_runtime(platform), with_pillow=with_pillow)
+            tree = build_runtime(platform, choose_runtime(platform, compiled=compiled), with_pillow=with_pillow)
             found[tree.id] = tree
     if not found:
         raise DeviceUnsupported(
@@ -115,11 +115,11 @@ def trees_of(target: Target, *, with_pillow: bool = False) -> dict[str, Tree]:
     return found
 
 
-def tree_for(address: Address, *, python: str, with_pillow: bool, ask: AskHostKey) -> Tree:
+def tree_for(address: Address, *, python: str, with_pillow: bool, compiled: bool, ask: AskHostKey) -> Tree:
     """The runtime that this device's Python gets."""
     with open_session(address, python=python, ask=ask) as session:
         platform = session.hello.platform
-    return build_runtime(platform, choose_runtime(platform), with_pillow=with_pillow)
+    return build_runtime(platform, choose_runtime(platform, compiled=compiled), with_pillow=with_pillow)
 
 
 def sign_with(key: Path, namespace: str = BUNDLES) -> Signer:

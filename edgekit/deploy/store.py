@@ -86,7 +86,6 @@ class Store:
         self.layout()
         self._lock = self._take_lock(PATIENCE_S if patience_s is None else patience_s)
         try:
-            self._check_folders()
             self._lay_out()
             self._sweep()
         except BaseException:
@@ -132,8 +131,8 @@ class Store:
             raise Refused("DeviceError", message, "use that version, or delete the folder on the device")
         return layout
 
-    def _check_folders(self) -> None:
-        """Refused if one of ours leads elsewhere: what lies there is not ours to change."""
+    def check_folders(self) -> None:
+        """Refused if one of ours leads elsewhere: what lies there is not ours to change. A way back must not ask for this."""
         for name in (*FOLDERS, "samples"):
             if os.path.islink(self.path(name)):
                 message = f"{self.path(name)} is a symbolic link to {os.readlink(self.path(name))}"
@@ -152,6 +151,8 @@ class Store:
 
     def _sweep(self) -> None:
         for folder in ("", "agent", "runtimes", "releases"):
+            if folder and os.path.islink(self.path(folder)):
+                continue
             for name in os.listdir(self.path(folder)):
                 if name.startswith(".tmp-"):
                     self._sweep_one(folder, name)

@@ -15,14 +15,13 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from edgekit.deploy.command import COMMAND_S, run, runtime_folder
+from edgekit.deploy.command import COMMAND_S, run
 from edgekit.deploy.disk import ID, Refused, checked, delete, write_durably
 from edgekit.deploy.units import (
     GUARD,
     RECOVER,
     ROLLBACK,
     RUNNER,
-    SKIP_RECOVER,
     USER,
     Needs,
     is_hidden,
@@ -78,8 +77,6 @@ class Systemd:
         if written:
             self._systemctl("daemon-reload")
         self._systemctl("enable", "--quiet", RUNNER, RECOVER)
-        with open(os.path.join(self._runtime_folder(), SKIP_RECOVER), "w"):
-            pass
         return changed + [f"{self._folder}/{name}" for name in written]
 
     def restart(self) -> None:
@@ -97,13 +94,13 @@ class Systemd:
         self._systemctl("disable", "--quiet", "--now", RUNNER, RECOVER, may_fail=True)
         for name in (RUNNER, RECOVER, ROLLBACK, GUARD):
             delete(os.path.join(self._folder, name))
-        delete(os.path.join(self._runtime_folder(), SKIP_RECOVER))
         self._systemctl("stop", "edgekit-guard@*.service", may_fail=True)
         self._systemctl("daemon-reload")
         self._systemctl("reset-failed", RUNNER, RECOVER, ROLLBACK, may_fail=True)
         if self.kind == "user":
             delete(os.path.join(self.root, "run"))
         else:
+            delete("/var/cache/edgekit")
             with contextlib.suppress(KeyError):
                 if pwd.getpwnam(USER).pw_gecos == ACCOUNT:
                     run(["userdel", USER])
@@ -166,9 +163,6 @@ class Systemd:
         out = self._systemctl("show", unit, *(f"--property={name}" for name in names))
         found = dict(line.split("=", 1) for line in out.splitlines() if "=" in line)
         return {name: found.get(name, "") for name in names}
-
-    def _runtime_folder(self) -> str:
-        return "/run" if self.kind == "system" else runtime_folder()
 
     def _systemctl(self, *arguments: str, may_fail: bool = False, timeout_s: float = COMMAND_S) -> str:
         code, out, err = run(["systemctl", *self._scope, *arguments], timeout_s)

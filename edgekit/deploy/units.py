@@ -21,7 +21,6 @@ RUNNER, RECOVER, ROLLBACK = "edgekit-runner.service", "edgekit-recover.service",
 GUARD = "edgekit-guard@.service"
 USER = "edgekit"  # who serves where root deploys: may read the releases, and write nothing
 SYSTEM_SOCKET = "/run/edgekit/edgekit.sock"
-SKIP_RECOVER = "edgekit-deployed"  # in /run, or the user's own: who deployed in this boot has recovered already
 # No character of these means anything to systemd: no space, quote, backslash, %, $, : or control character
 _PLAIN_PATH = re.compile(r"(?:/[A-Za-z0-9_.+@~,=-]+)+")
 _HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S108  by ProtectHome and PrivateTmp
@@ -58,6 +57,11 @@ DEVICES = {
 }
 
 
+CACHE = (  # what trials of delegates found, and shaders: a start without it takes longer
+    "CacheDirectory=edgekit",
+    "CacheDirectoryMode=0700",
+    "Environment=XDG_CACHE_HOME=/var/cache/edgekit",
+)
 _WALLS = (
     "CapabilityBoundingSet=",
     "AmbientCapabilities=",
@@ -121,7 +125,7 @@ def _head(needs: Needs, about: str, *more: str) -> str:
 
 def _agent_unit(needs: Needs, name: str, about: str, command: Sequence[str]) -> str:
     at_boot = name == RECOVER
-    more = [f"Before={RUNNER}", f"ConditionPathExists=!%t/{SKIP_RECOVER}"] if at_boot else []
+    more = [f"Before={RUNNER}"] if at_boot else []
     service = [
         "[Service]",
         "Type=oneshot",
@@ -203,6 +207,7 @@ def _identity(needs: Needs, accelerators: Sequence[Accelerator]) -> list[str]:
         *([f"SupplementaryGroups={' '.join(groups)}"] if groups else []),
         "RuntimeDirectory=edgekit",
         "RuntimeDirectoryMode=0750",  # whoever is in the group may ask the runner
+        *(CACHE if accelerators else ()),
     ]
 
 

@@ -12,7 +12,7 @@ from edgekit.doctor.text import cited, version_of
 
 RULES_FILE = "/etc/udev/rules.d/65-edgekit-apex.rules"
 RULES = 'SUBSYSTEM=="apex", MODE="0660", GROUP="apex"\n'
-OLD_DRIVER_FAILS = (6, 12)  # Google's gasket-dkms 1.0-18 does not compile from this kernel on
+OLD_DRIVER_FAILS = (6, 8)  # Google's gasket-dkms 1.0-18 does not compile from this kernel on (eventfd_signal)
 _KERNEL = re.compile(r"[0-9][A-Za-z0-9.+_-]*")
 
 
@@ -32,7 +32,7 @@ def _is_old(version: str) -> bool:
 
 
 _BUILD = (
-    "build feranick's driver, 1.0-18.4 or newer: github.com/feranick/gasket-driver/releases has gasket-dkms_1.0-18.4_all.deb, "
+    "install feranick's driver, 1.0-18.4 or newer: github.com/feranick/gasket-driver/releases has gasket-dkms_1.0-18.4_all.deb, "
     "then sudo apt-get install ./gasket-dkms_1.0-18.4_all.deb; it is compiled again for every new kernel"
 )
 
@@ -41,10 +41,11 @@ _BUILD = (
     "apex-driver",
     "error",
     "An Edge TPU on PCIe has its driver for the kernel that runs",
-    reason="The gasket and apex drivers left the kernel in 5.13 and come through DKMS, which compiles them for "
-    "every kernel: it needs "
-    "the headers, and Google's last package (1.0-18) does not compile from 6.12 on.",
-    source="google/gasket-driver#43, #50, #56; google-coral/edgetpu#785, #808; NixOS/nixpkgs#197610; raspberrypi/linux#6799",
+    reason="The gasket and apex drivers left the kernel in 5.13 and come through DKMS, which compiles them for every "
+    "kernel: it needs the headers, and Google's last package (1.0-18) does not compile from 6.8 on, its source not from "
+    "6.12 on.",
+    source="google-coral/edgetpu#695, KyleGospo/gasket-dkms#9 (6.8); google/gasket-driver#43, #50, #56, "
+    "google-coral/edgetpu#785, raspberrypi/linux#6799 (6.12); NixOS/nixpkgs#197610 (5.13)",
 )
 def apex_driver(board: Snapshot) -> Iterator[Found]:
     if not board.pci(*PCI) or board.named("/dev/apex_*"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
-from edgekit.doctor.finding import CannotTell, Command, Evidence, Found, as_root, check, install, install_by_hand
+from edgekit.doctor.finding import CannotTell, Command, Evidence, Found, as_root, check, install
 from edgekit.doctor.snapshot import Snapshot
 
 TIME_ERROR = 5  # of adjtimex(2): the clock is not synchronized
@@ -28,9 +28,10 @@ def _property(board: Snapshot, name: str) -> str:
 
 def _start_ntp(board: Snapshot) -> tuple[Command, ...]:
     """What has the time fetched from the network from now on."""
-    if _property(board, "CanNTP") == "yes":
+    can = _property(board, "CanNTP")
+    if can == "yes":
         return (as_root(board, "timedatectl", "set-ntp", "true"),)
-    return install(board, "systemd-timesyncd")
+    return install(board, "systemd-timesyncd") if can == "no" else ()
 
 
 @check(
@@ -38,8 +39,7 @@ def _start_ntp(board: Snapshot) -> tuple[Command, ...]:
     ("error", "warning"),
     "Its clock tells the same time as this workstation's",
     reason="With a wrong date TLS refuses every certificate (apt, pip, MQTT) and logs cannot be put in order. "
-    "edgekit itself counts "
-    "from boot and does not need the time.",
+    "edgekit itself counts from boot and does not need the time.",
     source="compared with the workstation's clock while the snapshot was taken",
 )
 def clock_wrong(board: Snapshot) -> Iterator[Found | CannotTell]:
@@ -66,10 +66,12 @@ def clock_wrong(board: Snapshot) -> Iterator[Found | CannotTell]:
     source="adjtimex(2), TIME_ERROR; timedatectl(1)",
 )
 def clock_free(board: Snapshot) -> Iterator[Found | CannotTell]:
+    if board.is_container:  # the clock is its host's
+        return
     if board.adjtimex is None:
         yield CannotTell("the kernel did not say whether the clock is synchronized")
         return
-    if board.adjtimex != TIME_ERROR or board.is_container:
+    if board.adjtimex != TIME_ERROR:
         return
     evidence = [Evidence("adjtimex", "TIME_ERROR: not synchronized")]
     ntp = _property(board, "NTP")
@@ -88,7 +90,7 @@ def clock_free(board: Snapshot) -> Iterator[Found | CannotTell]:
             "nothing keeps its clock",
             tuple(evidence),
             _start_ntp(board),
-            "" if _start_ntp(board) else install_by_hand(board, "systemd-timesyncd", "chrony"),
+            "" if _start_ntp(board) else "start systemd-timesyncd or chrony, or install one of them",
         )
 
 

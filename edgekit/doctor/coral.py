@@ -16,7 +16,8 @@ from edgekit.doctor.finding import (
     check,
     write_file,
 )
-from edgekit.doctor.snapshot import Snapshot, UsbDevice
+from edgekit.doctor.parts import UsbDevice
+from edgekit.doctor.snapshot import Snapshot
 from edgekit.doctor.text import cited
 
 IDS = {("1a6e", "089a"): "before its firmware is loaded", ("18d1", "9302"): "with its firmware loaded"}
@@ -99,9 +100,8 @@ def coral_usb_power(board: Snapshot) -> Iterator[Found]:
     "coral-usb-resets",
     "warning",
     "A Coral USB accelerator stays connected",
-    reason="Cables, hubs and weak supplies are what fails most in the field: the device resets in the middle of "
-    "an inference, which "
-    "then hangs or fails. One disconnection is normal, when its firmware is loaded.",
+    reason="Cables, hubs and weak supplies are what fails most in the field: the device resets in the middle of an "
+    "inference, which then hangs or fails. One disconnection is normal, when its firmware is loaded.",
     source="frigate#6445, #7034; google-coral/edgetpu#859",
 )
 def coral_usb_resets(board: Snapshot) -> Iterator[Found | CannotTell]:

@@ -114,9 +114,8 @@ def edgetpu_abi(board: Snapshot) -> Iterator[Found | CannotTell]:
     "edgetpu-usb-max",
     "note",
     "The full-speed library is meant to be there on USB",
-    reason="libedgetpu1-max lets a USB accelerator run at 500 MHz; Google allows that up to 25 °C around it "
-    "(std: 35 °C) and warns of "
-    "burns. On PCIe both are the same.",
+    reason="libedgetpu1-max lets a USB accelerator run at 500 MHz; Google allows that up to 25 °C around it (std: "
+    "35 °C) and warns of burns. On PCIe both are the same.",
     source="libedgetpu README and beagle_top_level_handler.cc",
 )
 def edgetpu_usb_max(board: Snapshot) -> Iterator[Found]:

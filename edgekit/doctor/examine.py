@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +24,7 @@ SENT = (
     "edgekit.doctor.running",
     "edgekit.doctor.collect",
 )  # in the order in which they import one another
+_LARGEST = 16 << 20  # bytes of an unpacked snapshot; real ones have 20,000
 LONGEST_S = 1800.0  # of one command: a package manager on a slow card
 
 
@@ -51,11 +55,11 @@ class Patient:
     def snapshot(self) -> tuple[Snapshot, dict[str, object]]:
         """What is there now, as the checks see it and as it can be saved."""
         answer = self._session.request("collect").get("snapshot")
-        fields = dict(answer) if isinstance(answer, dict) else {}
-        fields["workstation"] = {"time_s": int(time.time()), "unsafe": self._session.hello.unsafe}
         try:
+            fields = _unpacked(answer)
+            fields["workstation"] = {"time_s": int(time.time()), "unsafe": self._session.hello.unsafe}
             return read_snapshot(fields), fields
-        except InputError:
+        except (InputError, ValueError, TypeError, RecursionError, zlib.error):
             raise DeviceError(
                 f"{self._address}: what it says of itself is not ours", hint="is it the device that you meant?"
             ) from None
@@ -68,7 +72,9 @@ class Patient:
             answer = self._session.request("wait")
             if answer.get("done") is True:
                 code = answer.get("code")
-                return code if isinstance(code, int) else -1, str(answer.get("out") or "")
+                lines = answer.get("lines")
+                said = "\n".join(plain(line) for line in lines) if isinstance(lines, list) else ""
+                return code if isinstance(code, int) else -1, said
         raise DeviceError(
             f"{self._address}: {plain(command.text)} has not ended after {LONGEST_S / 60:.0f} minutes",
             hint="it goes on there; see on the device what it waits for",
@@ -90,6 +96,12 @@ class Patient:
                 f"{self._address}: sudo {why}",
                 hint="nothing was changed: run the commands above on the device yourself, or log in as root",
             )
+
+
+def _unpacked(text: object) -> dict[str, object]:
+    """What collect.py packed; raises ValueError, TypeError, RecursionError or zlib.error for anything else."""
+    packed = base64.b64decode(str(text), validate=True)
+    return dict(json.loads(zlib.decompressobj().decompress(packed, _LARGEST)))
 
 
 @contextmanager

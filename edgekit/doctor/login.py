@@ -93,10 +93,9 @@ def _unknown(board: Snapshot) -> Iterator[CannotTell]:
 @check(
     "ssh-max-startups",
     "warning",
-    "sshd takes as many logins at once as edgekit opens",
-    reason="Beyond the first number of MaxStartups sshd drops connections at random that have not logged in "
-    "yet: with 10:30:100 and 16 at "
-    "once 21 to 31 % were refused. Fewer is a deployment that fails beside a monitor.",
+    "sshd takes as many logins at once as it does by default",
+    reason="Beyond the first number of MaxStartups sshd drops connections at random that have not logged in yet: "
+    "with 10:30:100 and 16 at once 21 to 31 % were refused. Fewer is a deployment that fails beside a monitor.",
     source="sshd_config(5); measured with 8 to 100 connections at once, OpenSSH 9.2",
 )
 def max_startups(board: Snapshot) -> Iterator[Found | CannotTell]:
@@ -105,12 +104,10 @@ def max_startups(board: Snapshot) -> Iterator[Found | CannotTell]:
         yield from _unknown(board)
         return
     settings, where = told
-    # of several lines OpenSSH 9.2 takes the last for this setting alone, later versions the first: any that is low counts
+    # of several lines OpenSSH 9.2 takes the last, for this setting alone (measured): any that is low counts
     rows = [(value, path) for key, value, path in configured(board) if key == "maxstartups"]
     low = [(value, path) for value, path in rows if _begins_low(value)]
-    if where == "sshd -T" and not _begins_low(settings["maxstartups"]):
-        return
-    if not low and not _begins_low(settings["maxstartups"]):
+    if not (_begins_low(settings["maxstartups"]) if where == "sshd -T" else low):
         return
     value, path = low[0] if low else (settings["maxstartups"], where)
     files = sorted({path for _, path in low if re.fullmatch(r"/etc/ssh/[\w./-]+", path)})

@@ -69,8 +69,7 @@ def no_swap(board: Snapshot) -> Iterator[Found]:
     "warning",
     "systemd can limit a service's memory",
     reason="Raspberry Pi's kernel starts with the memory controller off: MemoryMax= of the runner's unit is "
-    "accepted and ignored, and a "
-    "model that grows takes sshd with it.",
+    "accepted and ignored, and a model that grows takes sshd with it.",
     source="raspberrypi/linux#1198, #6980, PR 6439; balena-raspberrypi#574",
 )
 def memory_limit(board: Snapshot) -> Iterator[Found]:

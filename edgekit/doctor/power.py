@@ -154,9 +154,8 @@ def too_hot(board: Snapshot) -> Iterator[Found]:
     "governor",
     "warning",
     "The processor's clock may rise",
-    reason="The governor powersave of the older cpufreq drivers holds the lowest clock, whatever there is to "
-    "do: two to four times "
-    "slower. (With intel_pstate and amd-pstate the same word means a dynamic clock.)",
+    reason="The governor powersave of the older cpufreq drivers holds the lowest clock, whatever there is to do: "
+    "two to four times slower. (With intel_pstate and amd-pstate the same word means a dynamic clock.)",
     source="Documentation/admin-guide/pm/cpufreq.rst, intel_pstate.rst",
 )
 def governor(board: Snapshot) -> Iterator[Found]:

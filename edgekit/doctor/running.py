@@ -47,7 +47,7 @@ class Running:
         size = os.fstat(self.printed.fileno()).st_size
         end = os.pread(self.printed.fileno(), LONGEST_TEXT, max(0, size - LONGEST_TEXT))
         code = self.process.returncode
-        return {"done": code is not None, "code": code, "out": end.decode(errors="replace")}
+        return {"done": code is not None, "code": code, "lines": end.decode(errors="replace").splitlines()}
 
 
 def path_list() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from edgekit.doctor.finding import CannotTell, Command, Evidence, Found, as_root, check, install
@@ -93,6 +94,33 @@ def _other_pythons(board: Snapshot, platform: Platform) -> list[str]:
 
 
 @check(
+    "release-python",
+    "error",
+    "The installed release's Python is the one that it was built for",
+    reason="numpy and the interpreter are compiled for one minor version: after an upgrade of the system python3 is another one, "
+    "and the release no longer starts.",
+    source="PEP 3149 (ABI tags of extension modules)",
+)
+def release_python(board: Snapshot) -> Iterator[Found]:
+    python, ran, modules = board.release()
+    tag = next((found for name in modules if (found := re.search(r"\.cpython-3(\d{1,2})-", name))), None)
+    if not python or tag is None:
+        return
+    built_for = f"3.{int(tag[1])}"
+    has = ran.out.strip() if ran is not None and ran.code == 0 else ""
+    if has != built_for:
+        yield Found(
+            f"the installed release needs Python {built_for}, "
+            + (f"{cited(python)} is {cited(has)}" if has else f"{cited(python)} does not start"),
+            (
+                Evidence(f"{board.root}/current/site", cited(tag.string)),
+                Evidence(f"{cited(python)} --version", cited(has or (ran.err if ran else "")) or "no answer"),
+            ),
+            by_hand="deploy again from the workstation: edgekit deploy BUNDLE DEVICE builds it for the Python that is there now",
+        )
+
+
+@check(
     "numpy-missing",
     "error",
     "Where numpy has no wheel (32-bit Arm), the board's own is there and fits the interpreter",
@@ -170,4 +198,4 @@ def broken_packages(board: Snapshot) -> Iterator[Found]:
         )
 
 
-CHECKS = (python_wheel, numpy_missing, numpy_abi, userland_32bit, broken_packages)
+CHECKS = (python_wheel, release_python, numpy_missing, numpy_abi, userland_32bit, broken_packages)

@@ -8,69 +8,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
+from edgekit.doctor.parts import Disk, Mount, Node, Ran, UsbDevice
 from edgekit.doctor.text import plain, whole
 from edgekit.errors import InputError
 
 VERSION = 1  # of collect.py's answer
+_SEE_THE_JOURNAL = frozenset(("adm", "systemd-journal", "wheel"))
 _UNPACKED = frozenset("iUFHWt")  # second letter of dpkg's db:Status-Abbrev: the files are there
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")  # of a user, a kernel, a package: nothing that could be an option
-
-
-@dataclass(frozen=True)
-class Ran:
-    """What a command said; `code` is None if it was killed for taking too long."""
-
-    code: int | None
-    out: str
-    err: str
-
-
-@dataclass(frozen=True)
-class Node:
-    """A device node, and whether the login user may read and write it."""
-
-    mode: int
-    owner: str
-    group: str
-    may_use: bool
-
-    def __str__(self) -> str:
-        return f"{self.owner}:{self.group} {self.mode:04o}"
-
-
-@dataclass(frozen=True)
-class Disk:
-    """The filesystem below a path."""
-
-    place: str  # the nearest folder that is there
-    bytes: int
-    free_bytes: int
-    inodes: int  # 0: the filesystem does not count them
-    free_inodes: int
-
-
-@dataclass(frozen=True)
-class Mount:
-    """A line of /proc/mounts."""
-
-    device: str
-    place: str
-    kind: str
-    options: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class UsbDevice:
-    """Something plugged in."""
-
-    path: str  # below /sys
-    vendor: str
-    product: str
-    node: str  # below /dev/bus/usb; "" if it cannot be told
 
 
 def read_snapshot(fields: Any) -> Snapshot:
@@ -112,6 +60,11 @@ class Snapshot:
         self.system = self._system()
         self.board = self.text("/proc/device-tree/model") or ""
         self.is_container = self._is_container()
+
+    def release(self) -> tuple[str, Ran | None, list[str]]:
+        """The current release's Python, what that says its version is, and names of extension modules built for one."""
+        modules = _texts(self._at("release", "modules"))
+        return self._text("release", "python"), _ran(self._at("release", "version")), modules
 
     # -- files
 
@@ -215,20 +168,18 @@ class Snapshot:
 
     def ran(self, name: str) -> Ran | None:
         """What a command said; None if it is not there or was not run."""
-        found = self._table("commands").get(name)
-        if not isinstance(found, Mapping) or not ("code" in found or "timed_out" in found):
-            return None
-        code = found.get("code")
-        return Ran(code if _is_number(code) else None, _block(found.get("out")), _block(found.get("err")))
+        return _ran(self._table("commands").get(name))
 
     def kernel_log(self) -> list[str] | None:
         """The kernel's messages since it booted that mean something here; None if the login user may not read them."""
         dmesg, journal = self.ran("kernel_log"), self.ran("kernel_journal")
         if dmesg is not None and dmesg.code == 0:
             return dmesg.out.splitlines()
-        if journal is not None and journal.code == 0 and "not seeing messages" not in journal.err:
-            return journal.out.splitlines()
-        return None
+        if journal is None or journal.code != 0:
+            return None
+        # who may not see the kernel's messages gets none, and exit code 0
+        sees_it = self.uid == 0 or self.groups & _SEE_THE_JOURNAL
+        return journal.out.splitlines() if sees_it or journal.out.strip() else None
 
     def package(self, name: str) -> str | None:
         """The version of an installed Debian package, also of one that is only half configured."""
@@ -294,6 +245,13 @@ class Snapshot:
     def _number(self, *keys: str) -> int | None:
         found = self._at(*keys)
         return int(found) if _is_number(found) else None
+
+
+def _ran(found: Any) -> Ran | None:
+    if not isinstance(found, Mapping) or not ("code" in found or "timed_out" in found):
+        return None
+    code = found.get("code")
+    return Ran(code if _is_number(code) else None, _block(found.get("out")), _block(found.get("err")))
 
 
 def _unescaped(text: str) -> str:

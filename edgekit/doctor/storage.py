@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterator
 
 from edgekit.doctor.finding import NO_LOG, CannotTell, Command, Evidence, Found, as_root, check
-from edgekit.doctor.snapshot import Mount, Snapshot
+from edgekit.doctor.parts import Mount
+from edgekit.doctor.snapshot import Snapshot
 from edgekit.doctor.text import cited
 
 MIB = 1 << 20
@@ -53,8 +54,7 @@ def root_unsafe(board: Snapshot) -> Iterator[Found]:
     ("error", "warning"),
     "There is room for a runtime and two releases",
     reason="A deployment is complete beside the old one before it is switched to: about 64 MB for numpy and the "
-    "interpreter, once, "
-    "and every model twice.",
+    "interpreter, once, and every model twice.",
     source="measured: 187 files, 64 MB for Python 3.11 on x86-64",
 )
 def disk_space(board: Snapshot) -> Iterator[Found | CannotTell]:
@@ -176,9 +176,8 @@ def filesystem_errors(board: Snapshot) -> Iterator[Found]:
             yield Found(
                 f"ext4 found {count} errors on {path.split('/')[4]}",
                 (Evidence(path, str(count)),),
-                by_hand="make a copy of what matters, then sudo touch /forcefsck (or fsck.mode=force in the "
-                "kernel's command line) and "
-                "reboot; if it comes back, replace the card",
+                by_hand="make a copy of what matters, then boot once with fsck.mode=force in the kernel's "
+                "command line; if it comes back, replace the card",
                 after="reboot",
             )
 

@@ -65,9 +65,8 @@ def user_manager(board: Snapshot) -> Iterator[Found]:
     "linger",
     "warning",
     "The login user's services run while nobody is logged in",
-    reason="A user's systemd ends with the last login and does not start at boot, unless the user lingers. "
-    "edgekit deploy asks for it "
-    "too when it sets up a service.",
+    reason="A user's systemd ends with the last login and does not start at boot, unless the user lingers. edgekit "
+    "deploy asks for it too when it sets up a service.",
     source="loginctl(1), enable-linger; Debian's polkit lets a user do so for itself",
 )
 def linger(board: Snapshot) -> Iterator[Found]:

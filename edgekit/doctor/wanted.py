@@ -123,25 +123,25 @@ KERNEL_LOG = (
 
 # name -> (argument list, seconds, wanted lines or None for all)
 COMMANDS = {
-    "get_throttled": (["vcgencmd", "get_throttled"], 5, None),
-    "nvpmodel": (["nvpmodel", "-q"], 10, None),
+    "get_throttled": (["vcgencmd", "get_throttled"], 20, None),
+    "nvpmodel": (["nvpmodel", "-q"], 30, None),
     "packages": (
         ["dpkg-query", "-W", "-f", "${Package} ${Version} ${Architecture} ${db:Status-Abbrev}\\n", *PACKAGES],
-        20,
+        30,
         None,
     ),
     # dpkg --audit wants root's lock; these states are what it would tell of
     "broken_packages": (
         ["dpkg-query", "-W", "-f", "${db:Status-Abbrev} ${Package} ${Version}\\n"],
-        20,
+        30,
         r"^(.[UFHWt]|..R)",
     ),
-    "timedatectl": (["timedatectl", "show", "-p", "NTP", "-p", "CanNTP", "-p", "NTPSynchronized"], 10, None),
-    "user_manager": (["systemctl", "--user", "is-system-running"], 10, None),
-    "failed_units": (["systemctl", "--failed", "--no-legend", "--plain", "--no-pager"], 10, None),
-    "ssh_version": (["ssh", "-V"], 5, None),
-    "sshd": (["sshd", "-T"], 10, r"^(maxstartups|permitrootlogin|passwordauthentication|pubkeyauthentication|port) "),
-    "kernel_log": (["dmesg"], 10, KERNEL_LOG),
+    "timedatectl": (["timedatectl", "show", "-p", "NTP", "-p", "CanNTP", "-p", "NTPSynchronized"], 30, None),
+    "user_manager": (["systemctl", "--user", "is-system-running"], 30, None),
+    "failed_units": (["systemctl", "--failed", "--no-legend", "--plain", "--no-pager"], 30, None),
+    "ssh_version": (["ssh", "-V"], 20, None),
+    "sshd": (["sshd", "-T"], 30, r"^(maxstartups|permitrootlogin|passwordauthentication|pubkeyauthentication|port) "),
+    "kernel_log": (["dmesg"], 30, KERNEL_LOG),
     # the same for the group adm, where dmesg is root's
-    "kernel_journal": (["journalctl", "-k", "-b", "-o", "cat", "--no-pager"], 20, KERNEL_LOG),
+    "kernel_journal": (["journalctl", "-k", "-b", "-o", "cat", "--no-pager"], 30, KERNEL_LOG),
 }

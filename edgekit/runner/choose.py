@@ -153,6 +153,10 @@ def _open_compiled(
     if is_gpu and made.is_whole:  # all of them; how many that is the file says
         count = operator_count(path)
         placement = replace(placement, operators=count, on_unit=count, parts=1)
+    elif is_gpu and made.share is not None:
+        names = [each.partition(":")[0] for each in made.refused]
+        left = {name: names.count(name) for name in names} if len(names) == made.share[1] else {}
+        placement = replace(placement, operators=sum(made.share), on_unit=made.share[0], left=left)
     return made, placement
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from edgekit.manifest import Tensor, Variant
 
 _ADAPTER = re.compile(r"Selected adapter: ([^,]+),.*adapterType=(.+)")
+_SHARE = re.compile(r"(\d+) operations? will run on the GPU, and the remaining (\d+) operations?")
 GPU_HINT = (
     "it needs a Vulkan driver and its loader (Debian: libvulkan1 and mesa-vulkan-drivers, or the vendor's driver)"
 )
@@ -34,6 +35,8 @@ class Compiled:
         self._model = model
         self.is_whole = bool(model.is_fully_accelerated())
         self.device, self.software = "", False
+        self.share: tuple[int, int] | None = None  # operators on the GPU and not; None: not told
+        self.refused: list[str] = []
         signature = model.get_signature_by_index(0)
         self._inputs = _in_order(variant.inputs, signature["inputs"], model.create_input_buffers(0))
         self._outputs = _in_order(variant.outputs, signature["outputs"], model.create_output_buffers(0))
@@ -120,6 +123,7 @@ def open_compiled(
     adapter = next((found for found in map(_ADAPTER.search, lines) if found), None)
     if adapter is not None:
         made.device, made.software = adapter[1].strip(), "software" in adapter[2].lower()
+    made.share, made.refused = share_of(lines), refused_operators(lines)
     if gpu and not partial and not made.is_whole:
         raise BundleError(
             "the GPU does not take all of its operators", hint="gpu:partial=true leaves the rest to the CPU"
@@ -135,12 +139,14 @@ def _litert() -> Any:
         try:
             from ai_edge_litert import compiled_model
 
-            return compiled_model
+            if hasattr(compiled_model, "Options"):  # 2.1 has another interface
+                return compiled_model
+            missing = ImportError("it is older than 2.3, without options for each model")
         except ImportError as error:
             missing = error
     raise MissingLibrary(
         f"this runtime has no CompiledModel: {str(missing).splitlines()[0]}",
-        hint="it comes with ai-edge-litert 2.1 or newer and ml_dtypes; deploy sends both where a bundle has a gpu delegate",
+        hint="it comes with ai-edge-litert 2.3 or newer and ml_dtypes; deploy sends both where a bundle has a gpu delegate",
     ) from missing
 
 
@@ -151,10 +157,30 @@ def _be_quiet_at_the_end() -> None:
 
 
 def _why(lines: list[str], error: Exception) -> str:
-    """The line that says most: the first of the accelerator's own errors, else the exception's."""
+    """What says most: the operators that the GPU refuses, else the first of the accelerator's own errors, else the exception."""
+    refused = refused_operators(lines)
+    if refused:
+        return f"the GPU does not take {'; '.join(refused)}"
     said = [line for line in lines if re.match(r"(ERROR: |E0000 )", line) and "plugin" not in line]
     text = said[0] if said else str(error).strip() or repr(error)
     return re.sub(r"^(ERROR: |E0000 \S+ +\d+ )(\[?\S+:\d+\]? )?", "", text.splitlines()[0]).strip()
+
+
+def refused_operators(lines: list[str]) -> list[str]:
+    """`RANK: Operation is not supported.`, as the accelerator prints it, each once."""
+    start = next((i for i, line in enumerate(lines) if "not supported by GPU delegate" in line), None)
+    found: list[str] = []
+    for line in lines[start + 1 :] if start is not None else ():
+        if _SHARE.search(line) or not re.match(r"[A-Z][A-Z0-9_]+: ", line):
+            break
+        found.append(line.rstrip("."))
+    return list(dict.fromkeys(found))
+
+
+def share_of(lines: list[str]) -> tuple[int, int] | None:
+    """(operators on the GPU, on the processor), as the accelerator prints it where it does not take all."""
+    found = next((found for found in map(_SHARE.search, lines) if found), None)
+    return (int(found[1]), int(found[2])) if found else None
 
 
 def _in_order(tensors: Any, names: list[str], buffers: list[Any]) -> list[tuple[Tensor, Any, int]]:

@@ -73,7 +73,7 @@ def count_shares(interpreter: Any, before: int | None) -> Shares | None:
     """
     try:
         nodes = interpreter._get_ops_details()
-    except AttributeError:
+    except (AttributeError, ValueError):  # of the second kind: a tensor's name that is no text
         return None
     plain = [node for node in nodes if node["op_name"] != "DELEGATE"]
     makers = {int(tensor): node for node in plain for tensor in node["outputs"]}
@@ -94,11 +94,28 @@ def count_shares(interpreter: Any, before: int | None) -> Shares | None:
     return Shares(len(plain), len(unit), len(xnnpack - unit), parts, left)
 
 
+def parts_of(interpreter: Any) -> list[tuple[str, list[tuple[int, str]]]]:
+    """What runs as one, in the order of its first operator: ("XNNPACK" or "plain kernel", its (index, operator)).
+
+    Of an interpreter without foreign delegates. What XNNPACK fuses inside a part it does not tell.
+    """
+    nodes = interpreter._get_ops_details()
+    plain = {node["index"]: node for node in nodes if node["op_name"] != "DELEGATE"}
+    makers = {int(tensor): node for node in plain.values() for tensor in node["outputs"]}
+    taken = [sorted(_replaced(node, makers)) for node in nodes if node["op_name"] == "DELEGATE"]
+    inside = {index for part in taken for index in part}
+    parts = [("XNNPACK", part) for part in taken] + [("plain kernel", [i]) for i in plain if i not in inside]
+    return [
+        (unit, [(index, plain[index]["op_name"]) for index in part])
+        for unit, part in sorted(parts, key=lambda p: p[1][:1])
+    ]
+
+
 def node_count(interpreter: Any) -> int:
     """All nodes, those of delegates among them; 0 where the runtime does not tell."""
     try:
         return len(interpreter._get_ops_details())
-    except AttributeError:
+    except (AttributeError, ValueError):
         return 0
 
 

@@ -94,7 +94,8 @@ def read_ending(code: int, out: bytes, errors: bytes) -> Verdict:
     if code == 0:
         return Verdict("serves", "", facts)
     said = [line for line in errors.decode(errors="replace").splitlines() if line.startswith("edgekit.runner: ")]
-    reason = said[-1].partition(": ")[2] if said else f"exit code {code}"
+    last = (errors.decode(errors="replace").strip().splitlines() or [""])[-1]
+    reason = said[-1].partition(": ")[2] if said else f"exit code {code}: {last}".rstrip(": ")
     return Verdict({5: "wrong", 3: "refused"}.get(code, "unavailable"), reason, {})
 
 

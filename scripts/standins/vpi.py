@@ -46,7 +46,7 @@ def why_not() -> str:
 class VirtualPi:
     """One of them, in a folder that keeps its disk. Its user is pi, with sudo, known to `client` as `vpi`."""
 
-    def __init__(self, folder: Path, parts: Image) -> None:
+    def __init__(self, folder: Path, parts: Image, *, outlives_us: bool = False) -> None:
         self.folder = folder.resolve()
         self.folder.mkdir(parents=True, exist_ok=True)
         self.name = NAME
@@ -54,6 +54,7 @@ class VirtualPi:
         self.client = Client(self.folder, tree.client_key())
         self._disk = self.folder / "disk.qcow2"
         self._port_file = self.folder / "port"
+        self._leash = [] if outlives_us else ["setpriv", "--pdeathsig=KILL"]
 
     @property
     def environment(self) -> dict[str, str]:
@@ -113,7 +114,7 @@ class VirtualPi:
         """qemu's; None if it is off."""
         with contextlib.suppress(OSError, ValueError):
             pid = int((self.folder / "pid").read_text())
-            if _state(pid) not in ("", "Z") and b"qemu" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            if _state(pid) not in ("", "Z") and b"qemu-system" in Path(f"/proc/{pid}/cmdline").read_bytes():
                 return pid
         return None
 
@@ -175,7 +176,11 @@ class VirtualPi:
         ]
         with (self.folder / "qemu.log").open("wb") as log:
             process = subprocess.Popen(
-                [*command, *more], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                [*self._leash, *command, *more],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
         (self.folder / "pid").write_text(str(process.pid))
         while not (self.folder / "monitor").exists():

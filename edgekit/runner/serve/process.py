@@ -19,7 +19,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgekit.bundle import read_bundle
-from edgekit.errors import BundleError, EdgekitError, GoldenMismatch, InputError, ReleaseUnhealthy
+from edgekit.errors import BundleError, DelegateUnavailable, EdgekitError, GoldenMismatch, InputError, ReleaseUnhealthy
 from edgekit.runner.check import read_golden
 from edgekit.runner.interpreter import runtime_version
 from edgekit.runner.model import Model, load
@@ -70,12 +70,17 @@ def serve(settings: Settings) -> None:
     faulthandler.enable()  # the watchdog's SIGABRT then leaves in the log where each thread was
     tell = Notify()
     with ExitStack() as stack:
+        wake, woken = socket.socketpair()  # a signal that comes just before we wait must end the waiting
+        wake.setblocking(False)
+        stack.callback(wake.close)
+        stack.callback(woken.close)
+        stack.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(wake.fileno()))
         try:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, _stop)
             _start(settings, tell, stack)
             while True:
-                signal.pause()
+                woken.recv(1)
         except _Stop:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, signal.SIG_DFL)  # whoever says it twice means at once
@@ -168,9 +173,16 @@ def prove(settings: Settings) -> None:
             f"the model kills the process that runs it ({signal.Signals(-done.returncode).name}): {lines[-1]}",
             hint="it was tried in a child process, and is not served: make the bundle again",
         )
-    kinds: dict[int, type[EdgekitError]] = {2: InputError, 3: BundleError, 5: ReleaseUnhealthy}
-    what = lines[0].partition("edgekit.runner: ")[2] or lines[-1]
-    raise kinds.get(done.returncode, EdgekitError)(what, hint=lines[1].strip() if len(lines) == 2 else "")
+    kinds: dict[int, type[EdgekitError]] = {
+        2: InputError,
+        3: BundleError,
+        4: DelegateUnavailable,
+        5: ReleaseUnhealthy,
+    }
+    said = [number for number, line in enumerate(lines) if line.startswith("edgekit.runner: ")]  # warnings come first
+    what = lines[said[-1]].partition(": ")[2] if said else lines[-1]
+    hint = "".join(lines[said[-1] + 1 : said[-1] + 2]).strip() if said else ""
+    raise kinds.get(done.returncode, EdgekitError)(what, hint=hint)
 
 
 def default_socket(release: str) -> str:

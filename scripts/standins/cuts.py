@@ -1,0 +1,212 @@
+"""Power cuts while edgekit deploys to the virtual Pi: whatever is on the disk then, it boots into a release that is whole.
+
+Each round deploys a new release and cuts the power (SIGKILL to qemu) at a random moment of it, or shortly after it was
+confirmed; boots; and looks: the release in use is the old or the new one, the new one if the workstation was told so, every
+byte of it is as it was sent, and its server answers.
+
+With --without-fsync the agent is sent with every fsync taken out. Then this has to find damage, or it would find nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from . import tree, vpi
+
+ROOT = Path(__file__).resolve().parents[2]
+STATE = "/home/pi/.local/state/edgekit"
+WINDOW_S = 60
+SETTLE_S = 8  # after a deployment, when its writes are half on the disk if nobody asked for them: ext4 commits every 5
+LOOK = """
+import http.client, json, os, socket
+root = "%s"
+found = {"current": os.path.basename(os.readlink(root + "/current")), "server": None}
+try:
+    found["journal"] = json.load(open(root + "/journal.json"))
+except (OSError, ValueError) as error:
+    found["journal"] = {"phase": "unreadable: %%s" %% error}
+connection = http.client.HTTPConnection("localhost", timeout=10)
+connection.sock = socket.socket(socket.AF_UNIX)
+try:
+    connection.sock.connect(root + "/run/edgekit.sock")
+    connection.request("GET", "/v2")
+    found["server"] = json.loads(connection.getresponse().read())["edgekit"]["release"]
+except (OSError, ValueError, http.client.HTTPException):
+    pass
+print(json.dumps(found))
+"""
+
+
+def main(words: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="scripts/vpi cuts", description=__doc__.partition("\n")[0])
+    parser.add_argument("-n", "--rounds", type=int, default=12, help="power cuts (default 12)")
+    parser.add_argument("--seed", type=int, default=None, help="of the moments; shown, so that they can be had again")
+    parser.add_argument(
+        "--without-fsync", action="store_true", help="send an agent that syncs nothing: must be found out"
+    )
+    options = parser.parse_args(words)
+    seed = random.SystemRandom().randrange(10**6) if options.seed is None else options.seed
+    print(json.dumps({"seed": seed}), flush=True)
+    with tempfile.TemporaryDirectory(prefix="edgekit-cuts-", dir=tree.BUILD) as name, _running(Path(name)) as bench:
+        if options.without_fsync:
+            bench.package = _without_fsync(Path(name) / "mutant")
+        wrong = bench.cut(options.rounds, random.Random(seed), stop=options.without_fsync)
+    if options.without_fsync:
+        print("an agent without fsync was found out" if wrong else "an agent without fsync was NOT found out")
+        return 0 if wrong else 1
+    print(f"{options.rounds} power cuts, {wrong} that were not survived")
+    return 1 if wrong else 0
+
+
+class _Bench:
+    def __init__(self, pi: vpi.VirtualPi, folder: Path) -> None:
+        self.pi = pi
+        self.folder = folder
+        self.package = ROOT
+        self._number = 0
+
+    def cut(self, rounds: int, chance: random.Random, *, stop: bool) -> int:
+        """How many rounds went wrong; with `stop`, ends with the first."""
+        wrong = 0
+        took, release = self._first()
+        for number in range(rounds):
+            line, found = self._round(chance.uniform(0, took + SETTLE_S), release, at_end=stop)
+            print(json.dumps({"cut": number + 1, **line}), flush=True)
+            release = found or release
+            if line["wrong"]:
+                wrong += 1
+                if stop:
+                    break
+                took, release = self._first()  # on a new disk
+        return wrong
+
+    def _first(self) -> tuple[float, str]:
+        """A device with one release, and the seconds that a deployment takes there."""
+        self.pi.cut()
+        self.pi.thaw()
+        release = ""
+        for _ in range(2):  # the first one brings the runtime
+            began = time.monotonic()
+            done = self._deploying()
+            out, err = done.communicate()
+            if done.returncode != 0:
+                sys.exit(f"vpi: the deployment failed without a cut: {err[-1000:]}")
+            took, release = time.monotonic() - began, json.loads(out)["release"]
+        self.pi.ssh("sync")
+        print(json.dumps({"deployment_s": round(took, 1), "release": release}), flush=True)
+        return took, release
+
+    def _round(self, after_s: float, old: str, *, at_end: bool) -> tuple[dict[str, Any], str | None]:
+        process = self._deploying()
+        began = time.monotonic()
+        try:
+            out, _ = process.communicate(timeout=None if at_end else after_s)
+            time.sleep(SETTLE_S if at_end else max(0, after_s - (time.monotonic() - began)))
+        except subprocess.TimeoutExpired:
+            out = ""
+        self.pi.cut()
+        process.kill()
+        late, _ = process.communicate()
+        confirmed = json.loads(out or late)["release"] if process.returncode == 0 else None
+        line: dict[str, Any] = {"after_s": round(time.monotonic() - began, 1), "old": old, "confirmed": confirmed}
+        began = time.monotonic()
+        try:
+            self.pi.boot()
+            line["boot_s"] = round(time.monotonic() - began, 1)
+            found = self._look(began + 150)
+            line |= {"current": found["current"], "server": found["server"], "phase": found["journal"]["phase"]}
+            line["wrong"] = self._judge(found, old, confirmed)
+        except (AssertionError, TimeoutError, ValueError, OSError, subprocess.TimeoutExpired) as error:
+            line["wrong"] = [str(error)[-300:]]
+        return line, line.get("current")
+
+    def _look(self, until: float) -> dict[str, Any]:
+        """What is in use, once its server answers; or what there is when the time is over."""
+        while True:
+            found = dict(json.loads(self.pi.ssh(f"python3 - <<'END'\n{LOOK % STATE}\nEND").stdout))
+            if found["server"] == found["current"] or time.monotonic() > until:
+                return found
+            time.sleep(1)
+
+    def _judge(self, found: dict[str, Any], old: str, confirmed: str | None) -> list[str]:
+        wrong = []
+        if found["server"] != found["current"]:
+            wrong.append(f"the server of {found['current']} does not answer ({found['server']})")
+        if found["journal"].get("phase") != "idle" or found["journal"].get("good") != found["current"]:
+            wrong.append(f"the journal says {found['journal']}")
+        if confirmed is not None and found["current"] != confirmed:
+            wrong.append(f"{confirmed} was confirmed, {found['current']} is in use")
+        if confirmed is None and found["current"] not in (old, self._newest()):
+            wrong.append(f"{found['current']} is neither the old nor the new release")
+        damaged = json.loads(self._edgekit("status", vpi.NAME, "--verify", "--json").communicate()[0] or "{}")
+        if damaged.get("damaged") != []:
+            wrong.append(f"damaged: {damaged.get('damaged')}")
+        return wrong
+
+    def _newest(self) -> str | None:
+        """The id of the release that was being deployed, as --dry-run tells it."""
+        out, _ = self._edgekit("deploy", str(self._bundle), vpi.NAME, "--dry-run", "--json").communicate()
+        return str(json.loads(out)["release"]) if out else None
+
+    def _deploying(self) -> subprocess.Popen[str]:
+        self._number += 1
+        self._bundle = _bundle(self.folder / f"bundle{self._number}", self._number)
+        return self._edgekit("deploy", str(self._bundle), vpi.NAME, "--json", "--window", str(WINDOW_S))
+
+    def _edgekit(self, *words: str) -> subprocess.Popen[str]:
+        cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+        known = {**os.environ, **self.pi.environment, "XDG_CACHE_HOME": cache, "PYTHONPATH": str(self.package)}
+        return subprocess.Popen(
+            [sys.executable, "-m", "edgekit.cli.main", *words],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=known, cwd=self.folder,
+        )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _running(folder: Path) -> Iterator[_Bench]:
+    pi = vpi.VirtualPi(folder / "pi", vpi.prepared())
+    try:
+        yield _Bench(pi, folder)
+    finally:
+        pi.cut()
+
+
+def _bundle(folder: Path, number: int) -> Path:
+    """A tiny model with 2 MB beside it that were never sent."""
+    sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+    from tiny_model import tiny_bundle
+
+    from edgekit.bundle import write_bundle
+
+    made = tiny_bundle(folder.with_name(f"{folder.name}-tiny"), title=f"cut-{number}-{os.getpid()}")
+    contents = {name: made.file(name).read_bytes() for name in made.manifest.files}
+    contents["models/ballast.bin"] = os.urandom(2_000_000)
+    manifest = dataclasses.replace(made.manifest, name=f"cut-{number}")
+    return Path(write_bundle(folder, manifest, contents).path)
+
+
+def _without_fsync(folder: Path) -> Path:
+    """The package with an agent that asks for nothing to be written to the disk."""
+    shutil.copytree(ROOT / "edgekit", folder / "edgekit", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("targets", "models"):
+        (folder / name).symlink_to(ROOT / name)
+    taken = 0
+    for path in (folder / "edgekit" / "deploy").glob("*.py"):
+        text = path.read_text("utf-8")
+        taken += text.count("os.fsync(") + text.count("os.sync(")
+        path.write_text(text.replace("os.fsync(", "bool(").replace("os.sync()", "None"), "utf-8")
+    assert taken, "there is no fsync in the agent"
+    return folder
