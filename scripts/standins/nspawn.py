@@ -156,7 +156,8 @@ class Device:
         self.wait_up(not_boot=before)
 
     def boot_id(self) -> str:
-        return self.inside("cat", "/proc/sys/kernel/random/boot_id").strip()
+        # not by a process in there: one that systemd-shutdown stops, stops nsenter too, and is waited for, 90 s
+        return Path(f"/proc/{self.pid}/root/proc/sys/kernel/random/boot_id").read_text().strip()
 
     def wait_up(self, timeout_s: float = UP_S, *, not_boot: str = "") -> None:
         """Returns when sshd answers (in another boot than `not_boot`) and systemd has started everything."""
@@ -167,7 +168,10 @@ class Device:
                 if self.boot_id() != not_boot and self._answers() and self._has_started():
                     return
             time.sleep(0.05)
-        raise TimeoutError(f"{self.name} is not up after {timeout_s} s\n{self.console()}")
+        waits_for = ""
+        with contextlib.suppress(AssertionError, OSError, subprocess.TimeoutExpired):
+            waits_for = self.inside("systemctl", "list-jobs", "--no-pager", check=False, timeout_s=5)
+        raise TimeoutError(f"{self.name} is not up after {timeout_s} s\n{waits_for}{self.console()}")
 
     def console(self) -> str:
         """What it wrote to its console."""

@@ -63,9 +63,9 @@ class VirtualPi:
 
     # -- power
 
-    def new_disk(self, *, booted: bool) -> None:
-        """A disk as it was built, or as it is in the booted one that was frozen."""
-        base = self.image.frozen / "disk.qcow2" if booted else self.image.disk
+    def new_disk(self, frozen: Path | None = None) -> None:
+        """A disk as it was built, or as it was in a device that was frozen."""
+        base = self.image.disk if frozen is None else frozen / "disk.qcow2"
         self._disk.unlink(missing_ok=True)
         words = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", str(base), str(self._disk)]
         tree.run_quietly(words)
@@ -75,10 +75,11 @@ class VirtualPi:
         self._power_on([])
         self.wait_up()
 
-    def thaw(self) -> None:
-        """A new device that goes on from where the frozen one stopped: seconds instead of a boot."""
-        self.new_disk(booted=True)
-        self._power_on(["-incoming", f"exec:zstd -q -d -c {self.image.frozen / 'memory.zst'}"])
+    def thaw(self, frozen: Path | None = None) -> None:
+        """A new device that goes on from where a frozen one stopped, the booted one if none is named: seconds, not a boot."""
+        frozen = frozen or self.image.frozen
+        self.new_disk(frozen)
+        self._power_on(["-incoming", f"exec:zstd -q -d -c {frozen / 'memory.zst'}"])
         self._monitor_until("info status", lambda said: "inmigrate" not in said)
         self._monitor("cont")  # it was stopped before it was frozen
         self.wait_up()
@@ -234,7 +235,7 @@ def prepared() -> Image:
             shutil.rmtree(folder, ignore_errors=True)
             first = VirtualPi(folder, parts)
             try:
-                first.new_disk(booted=False)
+                first.new_disk()
                 first.boot()
                 first.freeze(parts.folder / "freezing")
             finally:
