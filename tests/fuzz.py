@@ -7,13 +7,16 @@ With atheris (pip install atheris) the bytes are led by which branches they reac
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
 import hashlib
 import importlib.util
 import io
 import json
+import os
 import random
 import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -90,7 +93,7 @@ def parsers() -> dict[str, Parser]:
             for _ in range(100):
                 session.request("status")
 
-    scratch = Path(tempfile.mkdtemp(prefix="edgekit-fuzz-"))
+    scratch = scratch_folder()
 
     def golden(data: bytes) -> None:
         (scratch / "golden.npz").write_bytes(data)
@@ -137,6 +140,13 @@ def parsers() -> dict[str, Parser]:
         ),
         "golden.npz": Parser(golden, (_npz_seed(),)),
     }
+
+
+def scratch_folder() -> Path:
+    """A folder that goes with this process."""
+    folder = Path(tempfile.mkdtemp(prefix="edgekit-fuzz-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def _manifest_seed() -> bytes:
@@ -204,7 +214,7 @@ def run_atheris(name: str, runs: int) -> None:
 
     with atheris.instrument_imports(include=["edgekit"]):
         parser = parsers()[name]
-    folder = Path(tempfile.mkdtemp(prefix="edgekit-fuzz-"))
+    folder = scratch_folder()
     words = ["".join(f"\\x{byte:02x}" for byte in word[:60]) for word in TOKENS]
     (folder / "words").write_text("".join(f'"{word}"\n' for word in words))
     corpus = folder / "corpus"
@@ -235,7 +245,9 @@ def main() -> int:
         start, edges = time.monotonic(), "-"
         if led:
             command = [sys.executable, __file__, "--child", "--only", name, "--runs", str(options.runs)]
-            done = subprocess.run(command, capture_output=True, text=True, errors="replace")
+            with tempfile.TemporaryDirectory() as scratch:  # libFuzzer ends its process without tidying up
+                environment = {**os.environ, "TMPDIR": scratch}
+                done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment)
             said = "" if done.returncode == 0 else (done.stdout + done.stderr)[-3000:]
             edges = ([*re.findall(r"cov: (\d+)", done.stderr)] or ["-"])[-1]
         else:

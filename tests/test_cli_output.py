@@ -197,7 +197,7 @@ def test_targets_json_has_every_target_with_its_keys(capsys):
     assert [target["name"] for target in said] == target_names()
     assert {tuple(target) for target in said} == {
         ("name", "description", "arch", "cpu", "cores", "cpu_mhz_max", "memory_mb", "features", "threads",
-         "throttle_at_mc", "systems", "delegates", "sources")
+         "throttle_at_mc", "idle_mw", "busy_mw", "systems", "delegates", "sources")
     }  # fmt: skip
 
 

@@ -71,7 +71,7 @@ def test_raw_camera_bytes_are_what_a_uint8_model_takes(model, spec, tmp_path):
 def test_the_bundle_is_full_int8_and_gives_its_golden_answers(model, spec, tmp_path, capsys):
     result = made(model, spec, tmp_path / "b", input_type="uint8", output_type="uint8", mode=("int8", "int8-float-io"))
     file = read_model(result.bundle.path / "models/int8.tflite")
-    (first, second) = check_release(result.bundle.path)
+    first, second = (agreement for agreement, _ in check_release(result.bundle.path))
 
     assert (full_int8_findings(file), quantization(file)) == ([], "full int8")
     assert operator_counts(file)["QUANTIZE"] == (2, 1)

@@ -125,3 +125,37 @@ echo '{"variants": [], "score": '$(cat /proc/self/oom_score_adj)'}'
     install(here, one)
 
     assert here.request("release", id=one.id, text=one.text)["check"]["score"] == 1000
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"{'descr': '<i1', 'fortran_order': False, 'shape': (2, -5)}",
+        b"{'descr': '<i1', 'fortran_order': False, 'shape': (2, 1 << 40)}",
+        b"{'descr': '<i1', 'fortran_order': False, 'shape': (2, 1099511627776)}",
+        b"{'descr': '<i1', 'fortran_order': False, 'shape': (2, '5')}",
+        b"[" * 5000,
+        b" " * 60_000,
+        b"__import__('os').system('true')",
+    ],
+)
+def test_a_golden_vector_that_lies_about_its_size_takes_no_memory(tmp_path: Path, header: bytes) -> None:
+    """64 MiB of zeros behind it, packed: the guard and the agent, which are not limited, must not unpack them."""
+    import struct
+    import tracemalloc
+    import zipfile
+
+    from edgekit.deploy.vectors import first_vector
+
+    bundle = several_bundle(tmp_path / "bundle")
+    name = bundle.manifest.variants[0].inputs[0].name
+    with zipfile.ZipFile(tmp_path / "bundle" / "golden.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        start = b"\x93NUMPY\x02\x00" + struct.pack("<I", len(header)) + header
+        archive.writestr(f"input/{name}.npy", start + bytes(64 << 20))
+    tracemalloc.start()
+    with pytest.raises((ValueError, TypeError, SyntaxError, MemoryError, RecursionError)):
+        first_vector(str(tmp_path / "bundle"))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert peak < 4 << 20

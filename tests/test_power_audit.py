@@ -346,16 +346,16 @@ def test_a_service_under_a_goal_mixes_variants_and_its_trace_is_audited(tmp_path
         name = ask(connection, "GET", "/v2")[1]["edgekit"]["model"]
         answers = [
             ask(connection, "POST", f"/v2/models/{name}/infer", {"inputs": [tensor("x", sample, "FP32")]})[0]
-            for _ in range(60)
+            for _ in range(600)
         ]
         connection.close()
     code, out, _ = command("power", "audit", trace, "--json")
     rows_run = {json.loads(line)["job"][3] for line in trace.read_text().splitlines()[1:] if "job" in line}
 
     assert told == goal
-    assert answers == [200] * 60
+    assert answers == [200] * 600
     assert code == 0
-    assert json.loads(out)["inferences"] == 60
+    assert json.loads(out)["inferences"] == 600
     assert rows_run == {0, 1}
 
 

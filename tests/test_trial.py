@@ -22,7 +22,10 @@ from edgekit.deploy.address import Local
 from edgekit.deploy.confirm import confirm_release
 from edgekit.deploy.install import adopt, rollback, status
 from edgekit.deploy.journal import Journal, Moment
+from edgekit.deploy.service import Unkept
 from edgekit.deploy.session import open_session
+from edgekit.deploy.store import Store
+from edgekit.deploy.trial import Trials
 from edgekit.errors import (
     DeviceDamaged,
     DeviceError,
@@ -153,8 +156,6 @@ def test_the_launcher_goes_back_too_where_nothing_else_does_at_a_start(device: L
 
 def build_unchecked(device: Local, one: Any) -> None:
     """The release without its golden check, which this one has not."""
-    from edgekit.deploy.store import Store
-
     store = Store(str(device.root))
     store.build("releases", one.id, json.loads(one.text)["files"], {"release.json": one.text.encode()}, {})
 
@@ -216,6 +217,32 @@ def test_a_guard_that_does_not_start_leaves_what_was_in_use(device: Local, old: 
     assert caught.value.hint
     assert in_use(device) == old
     assert recorded(device.root)["phase"] == "idle"
+
+
+class Stubborn(Unkept):
+    """A service that does not do what it is asked."""
+
+    def restart(self) -> None:
+        raise disk.Refused("DeviceError", "it does not start", "look at its log")
+
+    def cancel_guard(self, release: str) -> None:
+        raise disk.Refused("DeviceError", "no such timer", "look at its log")
+
+
+def test_a_service_that_does_not_obey_leaves_a_journal_that_says_what_is_in_use(device: Local, old: str) -> None:
+    new = release("new")
+    with open_session(device) as session:
+        bring(session, new)
+        begin(session, new)
+    store = Store(str(device.root))
+    trials = Trials(store, find=lambda root, kind: Stubborn(root))
+    store.lock()
+    with pytest.raises(disk.Refused):
+        trials.give_up()
+    store.unlock()
+
+    assert in_use(device) == old
+    assert (trials.journal.phase, trials.journal.good) == ("idle", old)
 
 
 # -- somebody else comes meanwhile

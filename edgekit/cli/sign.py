@@ -13,7 +13,7 @@ from edgekit.cli.show import json_option, show_facts, show_json, showing_progres
 
 KEY_HELP = """\b
 KEY is a private key, or the .pub of one that the ssh-agent or a FIDO token
-holds. ssh-keygen signs (OpenSSH >= 8.1), and asks for a passphrase or a touch.
+holds. ssh-keygen signs (OpenSSH >= 8.1); it asks for passphrase or touch.
 """
 
 
@@ -49,7 +49,7 @@ def keygen_command(path: Path, kind: str, comment: str | None, no_passphrase: bo
 @click.command(
     "sign",
     epilog=KEY_HELP + "\n\b\nExamples:\n  edgekit sign bundle --key release_key --target rpi4\n"
-    "  edgekit sign bundle --key ~/.ssh/id_ed25519.pub --device pi@raspberrypi.local\n"
+    "  edgekit sign bundle --key ~/.ssh/id_ed25519.pub --device pi@rpi.local\n"
     "  edgekit sign bundle --prepare          sign it elsewhere, with ssh-keygen",
 )
 @click.argument("bundle", type=click.Path(path_type=Path))

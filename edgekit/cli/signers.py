@@ -19,8 +19,8 @@ PUBLIC = click.Path(path_type=Path)
     epilog="\b\nExamples:\n  edgekit signers add pi@raspberrypi.local release_key.pub\n"
     "  edgekit signers list pi@raspberrypi.local\n"
     "  edgekit signers replace pi@raspberrypi.local old.pub new.pub --sign old\n"
-    "  edgekit signers prepare change.json --add new.pub --revoke old.pub --sign old\n"
-    "  edgekit signers apply pi@raspberrypi.local change.json",
+    "  edgekit signers prepare c.json --add new.pub --revoke old.pub --sign old\n"
+    "  edgekit signers apply pi@raspberrypi.local c.json",
 )
 def signers_command() -> None:
     """Say whose signature a device asks for; once there is one, it takes signed releases only."""
@@ -69,7 +69,10 @@ def add_command(
 def replace_command(
     device: str, old: str, new: Path, name: str | None, sign: Path | None, unsigned: bool, python: str, as_json: bool
 ) -> None:
-    """Enrol NEW.pub and revoke OLD (a .pub file, a fingerprint or a name) in one step."""
+    """Enrol NEW.pub and revoke OLD in one step.
+
+    OLD is a .pub file, a fingerprint or a name.
+    """
     from edgekit.deploy.enrol import name_of
     from edgekit.deploy.sign import read_public_key
 
@@ -82,7 +85,10 @@ def replace_command(
 @click.argument("key", metavar="KEY")
 @change_options
 def revoke_command(device: str, key: str, sign: Path | None, unsigned: bool, python: str, as_json: bool) -> None:
-    """Let a key (a .pub file, a fingerprint or a name) never count on DEVICE again."""
+    """Let a key never count on DEVICE again.
+
+    KEY is a .pub file, a fingerprint or a name.
+    """
     _change(device, python, as_json, sign, unsigned=unsigned, add={}, revoke=[_key(key)])
 
 
@@ -97,7 +103,10 @@ def revoke_command(device: str, key: str, sign: Path | None, unsigned: bool, pyt
 def prepare_command(
     change: Path, add: tuple[Path, ...], revoke: tuple[Path, ...], sign: Path | None, as_json: bool
 ) -> None:
-    """Write (and sign) a change that can be applied to many devices, by people who need not have the key."""
+    """Write, and sign, a change for many devices.
+
+    Who applies it needs no key.
+    """
     from edgekit.deploy.enrol import make_change, name_of
     from edgekit.deploy.sign import Signed, read_public_key, sign_with, write_signed
     from edgekit.deploy.signing import SIGNERS

@@ -11,6 +11,7 @@ Sent together with the agent; standard library only, Python >= 3.9.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from typing import Any
@@ -115,7 +116,7 @@ class Trials:
             raise over(release, self.give_up())
         new = confirmed(found)
         write_journal(self.store.root, new)
-        self.service(new.service).cancel_guard(release)
+        self._dismiss(self.service(new.service), release)
         return new
 
     def give_up(self) -> Journal:
@@ -125,15 +126,21 @@ class Trials:
             return found
         service = self.service(found.service)
         self.store.use(found.before)
-        if found.before is None:
-            service.stop()
-        else:
-            service.restart()
         new = given_up(found)
-        write_journal(self.store.root, new)
+        try:
+            if found.before is None:
+                service.stop()
+            else:
+                service.restart()
+        finally:  # whether it runs or not: it is what is in use
+            write_journal(self.store.root, new)
         if found.to is not None:
-            service.cancel_guard(found.to)
+            self._dismiss(service, found.to)
         return new
+
+    def _dismiss(self, service: Service, release: str) -> None:
+        with contextlib.suppress(Refused, OSError):  # a guard that stays finds nothing to do
+            service.cancel_guard(release)
 
     def go_back(self) -> Journal:
         """A person's wish: the release before is in use again. In a trial, that is the one that was good."""

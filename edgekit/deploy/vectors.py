@@ -34,6 +34,7 @@ TYPES = {
     "f4": ("f", "FP32"),
     "f8": ("d", "FP64"),
 }
+LONGEST_HEADER = 10_000  # bytes, as numpy has it
 LARGEST = 64 << 20  # bytes of one sample
 
 
@@ -66,10 +67,14 @@ def _first(archive: zipfile.ZipFile, name: str) -> tuple[list[int], str, list[An
         if magic[:6] != b"\x93NUMPY":
             raise ValueError(f"{name} is not an array")
         (length,) = struct.unpack("<H", stream.read(2)) if magic[6] == 1 else struct.unpack("<I", stream.read(4))
+        if length > LONGEST_HEADER:  # before it is unpacked into memory
+            raise ValueError(f"{name} has a header of {length} bytes")
         header = ast.literal_eval(stream.read(length).decode("latin-1"))
         shape, kind = list(header["shape"][1:]), str(header["descr"])
         letter, count = TYPES[kind[1:]][0], 1
         for size in shape:
+            if type(size) is not int or size < 0:  # reading less than nothing would be reading all
+                raise ValueError(f"{name} has a dimension of {size!r}")
             count *= size
         size = struct.calcsize("<" + letter) * count
         if size > LARGEST or kind[0] not in "<|" or header["fortran_order"]:

@@ -37,6 +37,7 @@ MOST_REMEMBERED = 30.0  # times what the variants span: what memory may ask for 
 ENERGY_GAIN = 0.004  # of the price's logarithm, per answer that used twice what it may
 REFRESH = 20  # answers after which the candidates are chosen anew
 METER_S = 1.0  # the meter is believed over at least so long
+USUAL = 0.001  # of each answer in the slowdown that the price takes for granted
 RESERVE = 2.5  # of the cheapest answer stays in a bucket, so that the next one is not left out
 MOST_MARGIN = 2.0  # times the latency, whatever the margin says: with such noise nothing is safe
 FREE = 1e6  # J per point: accuracy at any price
@@ -69,7 +70,7 @@ class Policy:
         self.owed = 0.0  # points of accuracy: what is missing to the goal so far
         self.used_j = 0.0  # above idle, as it was believed when it was used
         self._won = self._answers = 0.0
-        self._memory = 0.0
+        self._memory = self._usual_slow = 0.0  # the latter: logarithm, over a thousand answers
         self._accuracy = [row.accuracy for row in table.rows]
         self._span = max(max(self._accuracy) - min(self._accuracy), 0.01)
         self._arrivals = Arrivals(rate_hz)
@@ -152,6 +153,7 @@ class Policy:
         self.margin.seen(latency_s > self._planned)
         belief.finished(index, latency_s)
         used = belief.energy_of(index, latency_s)
+        self._usual_slow += max(USUAL, 1 / (self._answers + 1)) * (math.log(belief.slow) - self._usual_slow)
         self._busy[index] = self._busy.get(index, 0.0) + latency_s
         self.used_j += used
         self._won += self._accuracy[index]
@@ -193,7 +195,9 @@ class Policy:
 
     def _price(self, now_s: float, slow: float) -> float:
         """What a point of accuracy may cost now, J."""
-        price = self._first_price * math.exp(self._log_price) if self.goal.accuracy is not None else FREE
+        price = FREE
+        if self.goal.accuracy is not None:  # a board that is slower than its table for long pays more for everything
+            price = self._first_price * math.exp(self._log_price + self._usual_slow)
         target = self._target(now_s)
         if target is not None:
             soft = self._hull_price(target)
