@@ -29,6 +29,7 @@ from . import tree, vpi
 ROOT = Path(__file__).resolve().parents[2]
 STATE = "/home/pi/.local/state/edgekit"
 WINDOW_S = 900  # a boot ends a trial whatever its window is; an emulated board on a busy machine is slow
+PATIENT = "vm.dirty_writeback_centisecs=6000\\nvm.dirty_expire_centisecs=6000"
 SERVER_S = 600  # for the server to answer after a boot: seconds on an idle machine, minutes on one that does ten things
 SETTLE_S = 8  # after a deployment, when its writes are half on the disk if nobody asked for them: ext4 commits every 5
 LOOK = """
@@ -91,8 +92,9 @@ class _Bench:
             print(json.dumps({"cut": number + 1, **line}), flush=True)
             release = found or release
             if line["wrong"]:
-                wrong += 1
-                if stop:
+                # a boot that takes too long says nothing about files: only files found damaged count against the mutant
+                wrong += any(what.startswith("damaged") for what in line["wrong"]) if stop else 1
+                if stop and wrong:
                     break
                 self.pi.cut()
                 self.pi.thaw(self._frozen)  # the disk as it was after the first deployments
@@ -102,6 +104,9 @@ class _Bench:
     def _first(self) -> tuple[float, str]:
         """A device with one release, and the seconds that a deployment takes there."""
         self.pi.thaw()
+        # Dirty pages wait as long as people let them who spare an SD card. The kernel's own choice is no help to test with: 6.1
+        # writes all there is every 5 s on a device that has written little (seen in nr_written), which hides a missing fsync.
+        self.pi.ssh(f"printf '{PATIENT}\\n' | sudo tee /etc/sysctl.d/patient.conf && sudo sysctl -q --system")
         release = ""
         for _ in range(2):  # the first one brings the runtime
             began = time.monotonic()
@@ -132,7 +137,7 @@ class _Bench:
         try:
             self.pi.boot()
             line["boot_s"] = round(time.monotonic() - began, 1)
-            found = self._look(time.monotonic() + SERVER_S)
+            found = self._look(time.monotonic() + (30 if at_end else SERVER_S))  # at_end: damage is looked for
             line |= {"current": found["current"], "server": found["server"], "phase": found["journal"]["phase"]}
             line["wrong"] = self._judge(found, old, confirmed)
         except (AssertionError, TimeoutError, ValueError, OSError, subprocess.TimeoutExpired) as error:
