@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import json
 import os
-import socket
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -212,74 +209,12 @@ def keep_small_runtime(cache: Path, **more: bytes) -> Path:
 # -- a wire
 
 
-class Link:
-    """A TCP link in front of a port: counts what goes through, and can stop passing it on."""
-
-    def __init__(self, port: int) -> None:
-        self.connections = 0
-        self.bytes = {"there": 0, "back": 0}
-        self._frozen = threading.Event()
-        self._cut_after: int | None = None
-        self._target = port
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
-        self._sockets: list[socket.socket] = []
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    @property
-    def total_bytes(self) -> int:
-        return sum(self.bytes.values())
-
-    def freeze(self) -> None:
-        """From now on nothing comes out on either side, and nobody is told."""
-        self._frozen.set()
-
-    def cut_after(self, count: int) -> None:
-        """The link breaks once that many bytes went to the device."""
-        self._cut_after = count
-
-    def close(self) -> None:
-        for one in (self._listener, *self._sockets):
-            with contextlib.suppress(OSError):  # wakes the thread that waits in it
-                one.shutdown(socket.SHUT_RDWR)
-            one.close()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                near, _ = self._listener.accept()
-            except OSError:
-                return
-            self.connections += 1
-            far = socket.create_connection(("127.0.0.1", self._target))
-            for one in (near, far):
-                one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._sockets += [near, far]
-            threading.Thread(target=self._pump, args=(near, far, "there"), daemon=True).start()
-            threading.Thread(target=self._pump, args=(far, near, "back"), daemon=True).start()
-
-    def _pump(self, source: socket.socket, sink: socket.socket, way: str) -> None:
-        try:
-            while block := source.recv(1 << 16):
-                self.bytes[way] += len(block)
-                if self._cut_after is not None and self.bytes["there"] > self._cut_after:
-                    source.shutdown(socket.SHUT_RDWR)
-                    break
-                if not self._frozen.is_set():
-                    sink.sendall(block)
-            sink.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
-
-
-@contextmanager
-def link_to(port: int) -> Iterator[Link]:
-    """A Link that is closed in the end."""
-    link = Link(port)
-    try:
-        yield link
-    finally:
-        link.close()
+def flip_a_byte(path: Path) -> None:
+    """Damages a file in its middle, whether or not it may be written."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.chmod(0o644)
+    path.write_bytes(content)
 
 
 def wait_until(is_true: Callable[[], bool], timeout_s: float = 20) -> None:

@@ -19,6 +19,7 @@ from devices import (
     HEALTHY,
     PYTHON,
     Here,
+    flip_a_byte,
     install,
     listing,
     parcel,
@@ -158,13 +159,6 @@ def test_status_of_an_empty_device_makes_nothing_there(device: Local) -> None:
 
     assert (found["releases"], found["used_bytes"], found["trial"]) == ([], 0, None)
     assert not device.root.exists()
-
-
-def flip_a_byte(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.chmod(0o644)
-    path.write_bytes(content)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from devices import PYTHON, keep_small_runtime, refused, runtime_folder, wait_until, world
+from devices import PYTHON, flip_a_byte, keep_small_runtime, refused, runtime_folder, wait_until, world
 
 from edgekit.bundle import Bundle
 from edgekit.deploy import install, session, store
@@ -37,13 +37,6 @@ from edgekit.errors import (
 
 pytestmark = pytest.mark.usefixtures("small_runtime")
 Run = Callable[..., tuple[int, str, str]]
-
-
-def flip_a_byte(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.chmod(0o644)
-    path.write_bytes(content)
 
 
 def test_a_first_deployment_answers_its_golden_vectors_and_a_second_one_sends_nothing(

@@ -16,8 +16,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from devices import PYTHON, install, keep_small_runtime, link_to, recorded, refused, release, wait_until, world
+from devices import PYTHON, install, keep_small_runtime, recorded, refused, release, wait_until, world
 from sshd import Sshd
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "scripts"))
+from standins.link import link_to
 
 from edgekit.bundle import Bundle
 from edgekit.deploy import session as session_module

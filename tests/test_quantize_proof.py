@@ -31,11 +31,11 @@ if source.endswith(".h5"):
     import keras
     converter = tf.lite.TFLiteConverter.from_keras_model(keras.models.load_model(source, compile=False))
 else:
-    from edgekit.convert.tensorflow_child import _without_optimizers
+    from edgekit.convert.saved_model_file import without_optimizers
     from pathlib import Path
     from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
     model = SavedModel.FromString(Path(source, "saved_model.pb").read_bytes())
-    plain = _without_optimizers(Path(source), model, Path(out + ".plain"))
+    plain = without_optimizers(Path(source), model, Path(out + ".plain"))
     converter = tf.lite.TFLiteConverter.from_saved_model(str(plain))
 converter.optimizations = [tf.lite.Optimize.DEFAULT]
 converter.representative_dataset = lambda: ([row[None]] for row in x)

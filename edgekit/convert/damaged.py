@@ -8,5 +8,7 @@ import zipfile
 import zlib
 
 # a wrong method or version, an end too early, a password, an offset that leads out of the file, text that is none
-ARCHIVE_ERRORS: tuple[type[Exception], ...] = (ValueError, OSError, EOFError, LookupError, RuntimeError, TypeError)
-ARCHIVE_ERRORS += (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, NotImplementedError, OverflowError)
+ARCHIVE_ERRORS = (
+    ValueError, OSError, EOFError, LookupError, RuntimeError, TypeError, NotImplementedError, OverflowError,
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error,
+)  # fmt: skip

@@ -11,8 +11,13 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from edgekit.errors import InputError
+from edgekit.errors import HostKeyChanged, HostKeyUnknown, InputError
+
+if TYPE_CHECKING:
+    from edgekit.deploy.route import Route
+    from edgekit.deploy.transport import AskHostKey
 
 
 @dataclass(frozen=True)
@@ -124,3 +129,29 @@ def _is_hash_of(hashed: str, name: str) -> bool:
     except ValueError:
         return False
     return hmac.compare_digest(hmac.new(salt, name.encode(), "sha1").digest(), digest)
+
+
+def check_host_key(key: HostKey, known: KnownKeys, route: Route, ask: AskHostKey) -> None:
+    """Returns for a key that is on file, or that a person has just vouched for; it is on our file then.
+
+    Raises HostKeyChanged for a revoked key and for another than is on file, HostKeyUnknown if nobody vouches for it.
+    """
+    shown = f"{key.type} {key.fingerprint}"
+    if key in known.revoked:
+        raise HostKeyChanged(
+            f"{route.key_name} shows a host key that is marked as revoked: {shown}",
+            hint="do not connect to it: somebody may hold its private half",
+        )
+    if key in known.trusted:
+        return
+    if known.trusted:
+        raise HostKeyChanged(
+            f"the host key of {route.key_name} has changed: it now shows {shown}",
+            hint="if the board was set up anew: edgekit host-key replace DEVICE; if not, somebody may be in between",
+        )
+    if not ask(route.key_name, key.type, key.fingerprint):
+        raise HostKeyUnknown(
+            f"the host key of {route.key_name} is not known: {shown}",
+            hint=f"compare it with the board's own, then: ssh-keyscan -p {route.port} {route.host} >> ~/.ssh/known_hosts",
+        )
+    remember_host_key(route.key_name, key)

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import IO
 
 from edgekit.deploy.address import Remote
-from edgekit.deploy.known_hosts import HostKey, read_known_hosts, read_one_key, remember_host_key
+from edgekit.deploy.known_hosts import HostKey, check_host_key, read_known_hosts, read_one_key
 from edgekit.deploy.route import Route
 from edgekit.deploy.transport import ENDING_S, AskHostKey, ProcessChannel
-from edgekit.errors import DeviceRefused, DeviceUnreachable, HostKeyChanged, HostKeyUnknown
+from edgekit.errors import DeviceRefused, DeviceUnreachable
 
 CONNECT_S = 20.0
 PERSON_S = 120.0  # at a terminal somebody may have to type a PIN or touch a key
@@ -142,27 +142,11 @@ def _has_vouched(remote: Remote, route: Route, ask: AskHostKey, words: str) -> b
     key = shown_host_key(remote, route)
     if key is None:
         return False
-    shown = f"{key.type} {key.fingerprint}"
     known = read_known_hosts(route.known_hosts, route.key_name)
-    if key in known.revoked:
-        raise HostKeyChanged(
-            f"{route.key_name} shows a host key that is marked as revoked: {shown}",
-            hint="do not connect to it: somebody may hold its private half",
-        )
-    if key in known.trusted or known.authorities:
+    if key not in known.revoked and (key in known.trusted or known.authorities):
         login = f"{route.user}@{route.host}"
         raise DeviceRefused(f"ssh cannot log in to {login}: {words}", hint=f"what does this show: ssh -v {remote}")
-    if known.trusted:
-        raise HostKeyChanged(
-            f"the host key of {route.key_name} has changed: it now shows {shown}",
-            hint="if the board was set up anew: edgekit host-key replace DEVICE; if not, somebody may be in between",
-        )
-    if not ask(route.key_name, key.type, key.fingerprint):
-        raise HostKeyUnknown(
-            f"the host key of {route.key_name} is not known: {shown}",
-            hint=f"compare it with the board's own, then: ssh-keyscan -p {route.port} {route.host} >> ~/.ssh/known_hosts",
-        )
-    remember_host_key(route.key_name, key)
+    check_host_key(key, known, route, ask)
     return True
 
 

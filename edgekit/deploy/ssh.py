@@ -19,10 +19,10 @@ from typing import IO
 
 import paramiko
 
-from edgekit.deploy.known_hosts import HostKey, KnownKeys, read_known_hosts, remember_host_key
+from edgekit.deploy.known_hosts import HostKey, KnownKeys, check_host_key, read_known_hosts
 from edgekit.deploy.route import Route
 from edgekit.deploy.transport import ENDING_S, AskHostKey
-from edgekit.errors import DeviceRefused, DeviceUnreachable, EdgekitError, HostKeyChanged, HostKeyUnknown
+from edgekit.errors import DeviceRefused, DeviceUnreachable, EdgekitError
 
 CONNECT_S = 20.0
 DEAD_S = 60  # a peer that acknowledges nothing for that long is gone
@@ -95,7 +95,7 @@ def ssh_channel(route: Route, command: str, *, ask: AskHostKey) -> Iterator[_Cha
             _prefer_known_key_types(transport, known)
             transport.start_client(timeout=CONNECT_S)
             shown = transport.get_remote_server_key()
-            _check_host_key(HostKey(shown.get_name(), shown.asbytes()), known, route, ask)
+            check_host_key(HostKey(shown.get_name(), shown.asbytes()), known, route, ask)
             _authenticate(transport, route)
             channel = transport.open_session(timeout=CONNECT_S)
             channel.exec_command(command)
@@ -169,28 +169,6 @@ def _prefer_known_key_types(transport: paramiko.Transport, known: KnownKeys) -> 
     if "ssh-rsa" in names:
         names |= {"rsa-sha2-512", "rsa-sha2-256"}
     options.key_types = sorted(options.key_types, key=lambda name: name not in names)  # stable: ours first
-
-
-def _check_host_key(key: HostKey, known: KnownKeys, route: Route, ask: AskHostKey) -> None:
-    shown = f"{key.type} {key.fingerprint}"
-    if key in known.revoked:
-        raise HostKeyChanged(
-            f"{route.key_name} shows a host key that is marked as revoked: {shown}",
-            hint="do not connect to it: somebody may hold its private half",
-        )
-    if key in known.trusted:
-        return
-    if known.trusted:
-        raise HostKeyChanged(
-            f"the host key of {route.key_name} has changed: it now shows {shown}",
-            hint="if the board was set up anew: edgekit host-key replace DEVICE; if not, somebody may be in between",
-        )
-    if not ask(route.key_name, key.type, key.fingerprint):
-        raise HostKeyUnknown(
-            f"the host key of {route.key_name} is not known: {shown}",
-            hint=f"compare it with the board's own, then: ssh-keyscan -p {route.port} {route.host} >> ~/.ssh/known_hosts",
-        )
-    remember_host_key(route.key_name, key)
 
 
 def _authenticate(transport: paramiko.Transport, route: Route) -> None:

@@ -54,7 +54,7 @@ def apex_driver(board: Snapshot) -> Iterator[Found]:
     modules, headers = _has_module(board), board.named(f"/lib/modules/{kernel}/build")
     evidence = (*_seen(board), Evidence("/dev/apex_*", "not there"), Evidence("uname -r", kernel))
     if modules:
-        lines = [line for line in board.kernel_log() or [] if "apex" in line or "gasket" in line]
+        lines = board.kernel_lines("apex|gasket") or []
         said = tuple(Evidence("dmesg", cited(line)) for line in lines[-1:])
         yield Found(
             "the driver of the Edge TPU is there but not loaded",

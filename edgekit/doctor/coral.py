@@ -71,7 +71,7 @@ def coral_usb2(board: Snapshot) -> Iterator[Found | CannotTell]:
 def coral_usb_power(board: Snapshot) -> Iterator[Found]:
     if not coral_usb(board):
         return
-    lines = [line for line in board.kernel_log() or [] if re.search(r"usb.*over-?current", line)]
+    lines = board.kernel_lines(r"usb.*over-?current")
     at_boot = board.binary(f"{_POWER}/usb_over_current_detected")
     if lines or at_boot:
         yield Found(

@@ -104,11 +104,10 @@ def memory_limit(board: Snapshot) -> Iterator[Found]:
     source="Documentation/admin-guide/sysctl/vm.rst; kernel messages",
 )
 def out_of_memory(board: Snapshot) -> Iterator[Found | CannotTell]:
-    log = board.kernel_log()
-    if log is None:
+    lines = board.kernel_lines(r"Out of memory|oom-kill")
+    if lines is None:
         yield NO_LOG
-    lines = [line for line in log or [] if re.search(r"Out of memory|oom-kill", line)]
-    if lines:
+    elif lines:
         yield Found(
             "a process was ended for lack of memory since it booted",
             (Evidence("dmesg", cited(lines[-1])),),

@@ -52,7 +52,7 @@ def under_voltage(board: Snapshot) -> Iterator[Found | CannotTell]:
     if not board.is_raspberry_pi:
         return
     told, alarm = throttle_word(board), _alarm(board)
-    lines = [line for line in board.kernel_log() or [] if re.search(r"[Uu]nder-?voltage detected", line)]
+    lines = board.kernel_lines(r"[Uu]nder-?voltage detected") or []
     said = () if told is None else (Evidence(told[1], f"{told[0]:#x}"),)
     if alarm or (told and told[0] & UNDER_VOLTAGE):
         yield Found(
@@ -238,7 +238,7 @@ def jetson_over_current(board: Snapshot) -> Iterator[Found]:
                 (Evidence(path, str(count)),),
                 by_hand="a stronger supply, or a lower power mode: sudo nvpmodel -q, then -m with a lower one",
             )
-    lines = [line for line in board.kernel_log() or [] if "OC ALARM" in line]
+    lines = board.kernel_lines("OC ALARM")
     if lines:
         yield Found(
             "the module raised its over-current alarm",

@@ -181,6 +181,11 @@ class Snapshot:
         sees_it = self.uid == 0 or self.groups & _SEE_THE_JOURNAL
         return journal.out.splitlines() if sees_it or journal.out.strip() else None
 
+    def kernel_lines(self, pattern: str) -> list[str] | None:
+        """Those of the kernel's messages that a regular expression is found in; None as for `kernel_log`."""
+        log = self.kernel_log()
+        return None if log is None else [line for line in log if re.search(pattern, line)]
+
     def package(self, name: str) -> str | None:
         """The version of an installed Debian package, also of one that is only half configured."""
         ran = self.ran("packages")

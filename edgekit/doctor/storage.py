@@ -15,7 +15,7 @@ NEEDED_BYTES = 200 * MIB  # a runtime (64 MB unpacked) and two releases, with a 
 COMFORTABLE_BYTES = 500 * MIB
 NEEDED_INODES = 2000  # a runtime is 190 files, a release a dozen
 IN_MEMORY = ("tmpfs", "ramfs")
-_CARD_ERROR = re.compile(  # not "mmc1: error -110 whilst initialising SDIO card", which an empty slot says
+_CARD_ERROR = (  # not "mmc1: error -110 whilst initialising SDIO card", which an empty slot says
     r"I/O error.*mmcblk|mmcblk\d+: (error|recovery failed)|mmc\d+: (Card stuck|Timeout waiting)|EXT4-fs error|"
     r"Remounting filesystem read-only"
 )
@@ -190,11 +190,10 @@ def filesystem_errors(board: Snapshot) -> Iterator[Found]:
     source="kernel messages of the mmc and block layers",
 )
 def card_errors(board: Snapshot) -> Iterator[Found | CannotTell]:
-    log = board.kernel_log()
-    if log is None:
+    lines = board.kernel_lines(_CARD_ERROR)
+    if lines is None:
         yield NO_LOG
-    lines = [line for line in log or [] if _CARD_ERROR.search(line)]
-    if lines:
+    elif lines:
         yield Found(
             f"the kernel tells of {len(lines)} errors of its storage",
             (Evidence("dmesg", cited(lines[-1])),),
