@@ -22,11 +22,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgekit.deploy.session import AGENT
+from edgekit.deploy.parts import AGENT
 
 ROOT = 1  # the number of the root folder
 EXHAUSTIVE = 7  # changes of folders: every subset of up to that many, a choice of more
-SOURCES = Path(sys.modules["edgekit.deploy.session"].__file__ or "").parent
+SOURCES = Path(sys.modules["edgekit.deploy.parts"].__file__ or "").parent
 CODE = {name: compile((SOURCES / f"{name}.py").read_text("utf-8"), f"{name}.py", "exec") for name in AGENT}
 
 

@@ -20,7 +20,7 @@ import pytest
 from devices import PYTHON, flip_a_byte, keep_small_runtime, refused, runtime_folder, wait_until, world
 
 from edgekit.bundle import Bundle
-from edgekit.deploy import install, session, store
+from edgekit.deploy import install, parts, session, store
 from edgekit.deploy.address import Local
 from edgekit.deploy.install import deploy, remove, rollback, status
 from edgekit.deploy.session import open_session
@@ -390,11 +390,11 @@ def small_reserve() -> Iterator[None]:
     """On a disk of 24 MB, 16 cannot stay free: the agent that is sent keeps less."""
     assert store.RESERVE == 16 << 20
     packed = zlib.decompress
-    sent = session._packed_agent()
+    sent = parts.packed_agent()
     keeps_less = zlib.compress(packed(sent).replace(b"RESERVE = 16 << 20", b"RESERVE = 1 << 20"), 9)
     assert len(packed(keeps_less)) < len(packed(sent))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session, "_packed_agent", lambda: keeps_less)
+        patch.setattr(session, "packed_agent", lambda: keeps_less)
         yield
 
 

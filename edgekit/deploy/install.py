@@ -14,10 +14,11 @@ from typing import Any
 from edgekit.bundle import Bundle, verify_bundle
 from edgekit.deploy.address import Address, Local
 from edgekit.deploy.confirm import await_device, confirm_release
+from edgekit.deploy.hello import Hello
 from edgekit.deploy.plan import Plan, Step, list_steps, make_proof, plan_deployment
 from edgekit.deploy.release import plan_release, read_content
 from edgekit.deploy.runtime import build_runtime
-from edgekit.deploy.session import Hello, Session, open_session, refuse_host_key
+from edgekit.deploy.session import Session, open_session, refuse_host_key
 from edgekit.deploy.sign import Signed, Signer
 from edgekit.deploy.transport import AskHostKey
 from edgekit.errors import DeviceUnsupported, InputError

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgekit.bundle import Bundle
+from edgekit.deploy.answers import plain
+from edgekit.deploy.hello import Hello
 from edgekit.deploy.release import Content, Release, read_content
 from edgekit.deploy.runtime import Tree
-from edgekit.deploy.session import Hello, Session, plain
+from edgekit.deploy.session import Session
 from edgekit.deploy.sign import Signed, Signer, make_statement
 
 

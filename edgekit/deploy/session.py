@@ -8,40 +8,18 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 from edgekit import errors
 from edgekit.deploy.address import Address, Local, check_python
-from edgekit.deploy.answers import ANSWERS, fits
-from edgekit.deploy.transport import AskHostKey, Channel, open_channel, packed_sources
+from edgekit.deploy.answers import ANSWERS, fits, plain, plain_lines, plain_values
+from edgekit.deploy.hello import read_hello
+from edgekit.deploy.parts import packed_agent, packed_probe
+from edgekit.deploy.transport import AskHostKey, Channel, open_channel
 from edgekit.errors import DeviceError, DeviceRefused, DeviceUnreachable, DeviceUnsupported, EdgekitError
-from edgekit.platforms import Platform
 
 MAGIC = b"\nEDGEKIT 1\n"
 OLDEST_PYTHON = (3, 9)
-AGENT = (  # in the order in which they import one another
-    "disk",
-    "journal",
-    "tree",
-    "store",
-    "guard",
-    "command",
-    "units",
-    "systemd",
-    "service",
-    "vectors",
-    "health",
-    "trial",
-    "alone",
-    "look",
-    "recorded",
-    "signing",
-    "signers",
-    "agent",
-)
 HELLO_S = 60.0  # for a board to start Python
 ANSWER_S = 300.0  # for it to answer: it may have to write all it got to a slow card
 CHECK_S = 900.0  # for the golden check: the agent itself gives up after 600
@@ -56,49 +34,24 @@ def refuse_host_key(host: str, key_type: str, fingerprint: str) -> bool:
     return False
 
 
-@dataclass(frozen=True)
-class Hello:
-    """What the device said of itself."""
-
-    python: tuple[int, ...]
-    executable: str
-    arch: str
-    libc: str
-    numpy: str | None
-    system: str  # for a person: the name of its Linux
-    board: str  # for a person: the device tree's model, "" on a PC
-    root: str
-    unsafe: str  # why the root must not be used; "" if it may
-    free_bytes: int | None
-    current: str | None  # release id
-    phase: str | None  # idle or trial; None where no journal is
-    good: str | None  # the release that was confirmed last
-    previous: str | None
-    trial: str | None
-    runtimes: tuple[str, ...]
-    signers: bool  # it takes signed releases only
-
-    @property
-    def platform(self) -> Platform:
-        """What decides which wheels run there."""
-        return Platform((self.python[0], self.python[1]), self.arch, self.libc, self.numpy)
-
-
 class Session:
     """A device that listens. `hello` is known from the start; the agent is sent with the first request."""
 
     def __init__(self, channel: Channel, address: Address, python: str, agent: bytes | None = None) -> None:
         self._channel = channel
-        self._packed_agent = _packed_agent() if agent is None else agent
+        self._packed_agent = packed_agent() if agent is None else agent
         self._address = address
         self._python = python
         self._has_agent = False
         self._operation = "hello"
         self._received = bytearray()
-        self._write(b"%d\n" % len(_packed_probe()) + _packed_probe())
+        self._write(b"%d\n" % len(packed_probe()) + packed_probe())
         self._send({"root": str(address.root) if isinstance(address, Local) else None})
         self._skip_to_magic()
-        self.hello = self._read_hello(self._receive())
+        try:
+            self.hello = read_hello(self._receive())
+        except ValueError as error:
+            raise self._not_ours() from error
 
     def request(self, operation: str, **arguments: Any) -> Mapping[str, Any]:
         """The agent's answer; its refusal is raised as the EdgekitError that it names."""
@@ -217,32 +170,6 @@ class Session:
             start = self._received.find(MAGIC, searched)
         del self._received[: start + len(MAGIC)]
 
-    def _read_hello(self, fields: Mapping[str, Any]) -> Hello:
-        try:
-            hello = Hello(
-                python=tuple(int(part) for part in fields["python"]),
-                executable=str(fields["executable"]),
-                arch=plain(fields["arch"]),
-                libc=plain(fields["libc"]),
-                numpy=None if fields["numpy"] is None else plain(fields["numpy"]),
-                system=plain(fields["system"]),
-                board=plain(fields["board"]),
-                root=plain(fields["root"]),
-                unsafe=plain(fields["unsafe"]),
-                free_bytes=None if fields["free_bytes"] is None else int(fields["free_bytes"]),
-                current=None if fields["current"] is None else plain(fields["current"]),
-                phase=None if fields["phase"] is None else plain(fields["phase"]),
-                good=None if fields["good"] is None else plain(fields["good"]),
-                previous=None if fields["prev"] is None else plain(fields["prev"]),
-                trial=None if fields["to"] is None else plain(fields["to"]),
-                runtimes=tuple(plain(name) for name in fields["runtimes"]),
-                signers=bool(fields["signers"]),
-            )
-            assert len(hello.python) >= 2
-        except (KeyError, TypeError, ValueError, AssertionError) as error:
-            raise self._not_ours() from error
-        return hello
-
     def _patience_s(self) -> float:
         return {"hello": HELLO_S, "release": CHECK_S, "trial": CHECK_S}.get(self._operation, ANSWER_S)
 
@@ -332,38 +259,3 @@ def _is_packable(data: bytes) -> bool:
     """Whether packing is worth its time, by a sample from the middle: weights hardly shrink, code does by half."""
     middle = data[len(data) // 2 :][: 1 << 15]
     return len(data) > 512 and len(zlib.compress(middle, 1)) < 0.9 * len(middle)
-
-
-def plain(text: object) -> str:
-    """What a device says, as one line that a terminal can show: no control characters, no surrogates."""
-    said = str(text or "")
-    return said if said.isprintable() else "".join(char if char.isprintable() else "?" for char in said)
-
-
-def plain_values(value: Any) -> Any:
-    """The same of every text in an answer: any of them may be shown."""
-    if isinstance(value, str):
-        return plain(value)
-    if isinstance(value, dict):
-        return {plain(key): plain_values(one) for key, one in value.items()}
-    return [plain_values(one) for one in value] if isinstance(value, list) else value
-
-
-def plain_lines(text: str) -> list[str]:
-    """The lines of what a device says that are not empty."""
-    return [plain(line.strip()) for line in text.splitlines() if line.strip()]
-
-
-def _source(name: str) -> str:
-    return (Path(__file__).parent / f"{name}.py").read_text("utf-8")
-
-
-@cache
-def _packed_probe() -> bytes:
-    """As it is sent: without comments it would hardly be smaller."""
-    return zlib.compress(_source("probe").encode(), 9)
-
-
-@cache
-def _packed_agent() -> bytes:
-    return packed_sources(tuple(f"edgekit.deploy.{name}" for name in AGENT))
