@@ -112,8 +112,8 @@ def test_a_confirmed_release_stays_when_the_window_ends_and_the_guard_goes(devic
 
 
 def guards(name: str) -> list[str]:
-    found = subprocess.run(["ps", "-ww", "-eo", "pid,args"], capture_output=True, text=True).stdout
-    return [line for line in found.splitlines() if f"guard {name}" in line]
+    found = subprocess.run(["ps", "-ww", "-eo", "pid,comm"], capture_output=True, text=True).stdout
+    return [line for line in found.splitlines() if f"guard-{name}"[:15] in line]
 
 
 def test_a_machine_that_was_started_anew_goes_back_before_anything_runs(device: Local, old: str) -> None:

@@ -36,7 +36,8 @@ from edgekit.deploy.store import Store
 from edgekit.deploy.trial import Trials
 
 IDLE_S = 600  # for which nothing comes: the workstation is gone, and nobody told us
-packed = b""  # the agent as it was sent; set by who loads it
+packed = b""  # the agent as it was sent, and [name, code] of each of its parts; set by who loads it
+parts: list[Any] = []
 
 Send = Callable[[dict[str, Any]], None]
 
@@ -48,10 +49,13 @@ def serve(root: str, receive: Callable[[], dict[str, Any]], send: Send, stream: 
     try:
         while True:
             signal.alarm(IDLE_S)  # a lock must not be held for a link that died in silence
-            request = receive()
-            signal.alarm(IDLE_S if request.get("op") == "put" else 0)
-            if not agent.reply_to(request, send):
-                break
+            request: Any = receive()
+            while request is not None:
+                is_put = isinstance(request, dict) and request.get("op") == "put"
+                signal.alarm(IDLE_S if is_put else 0)
+                if not agent.reply_to(request, send):
+                    return
+                request = request.get("then")  # what to go on with if that went well: nobody is waited for
     finally:
         signal.alarm(0)
         agent.store.unlock()
@@ -79,6 +83,8 @@ class Agent:
             message = f"the agent failed ({type(error).__name__}: {error}; {place.filename}:{place.lineno})"
             reply = Refused("DeviceError", message, OUR_FAULT).reply
         has_failed = reply is not None and "error" in reply
+        if not has_failed and request["op"] in LAST:  # who reads the answer need not wait for our end
+            self.store.unlock()
         if has_failed:
             self.tidy()  # before the answer: who reads it may look, or try again, at once
         if reply is not None:
@@ -211,6 +217,7 @@ class Agent:
         release, signed = self.store.listing("releases", name), kept_signature(self.store.path("releases", name))
         who = self.admit(release, signed, request, whole=True)
         agent = self.store.keep_agent(as_file(packed))
+        self.store.keep_code(packed, parts)
         service = find_service(self.store.root, request.get("service", "auto"))
         service.install(self.store.root, agent)
         number = None if who is None else [who["key"], who["seq"]]
@@ -290,3 +297,4 @@ CHANGES: Answers = {
     "change signers": Agent.change_signers,
     "remove": Agent.remove,
 }
+LAST = ("confirm", "rollback", "adopt", "change signers", "remove")  # of a session, as a rule

@@ -68,15 +68,24 @@ def _run_check(folder: str, stream: BinaryIO | None) -> tuple[int, str, str]:
         while True:
             try:
                 out, err = child.communicate(timeout=0.5)
+                if _has_ended(stream):  # nobody is there to go on for
+                    raise SystemExit(0)
                 return child.returncode, out.decode(errors="replace"), err.decode(errors="replace")
             except subprocess.TimeoutExpired:
-                if stream is not None and select.select([stream], [], [], 0)[0]:
-                    child.kill()  # nothing is due: it can only be the end
+                if _has_ended(stream):
+                    child.kill()
                     raise SystemExit(0) from None
                 if time.monotonic() > deadline:
                     child.kill()
                     message = f"the golden check did not end in {CHECK_S:.0f} s"
                     raise Refused("ReleaseUnhealthy", message, "nothing was switched; is it busy?") from None
+
+
+def _has_ended(stream: BinaryIO | None) -> bool:
+    """True if the workstation is gone: while it waits for us nothing is due, so what there is to read is the end."""
+    with contextlib.suppress(OSError):  # one that cannot be asked
+        return stream is not None and bool(select.select([stream], [], [], 0)[0])
+    return False
 
 
 # -- the server

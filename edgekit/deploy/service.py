@@ -112,7 +112,9 @@ class Unkept:
         return {"active": False, "pid": None, "restarts": 0, "result": "none"}
 
     def start_guard(self, agent_path: str, release: str, window_s: float) -> None:
-        start_process(agent_path, release)
+        from edgekit.deploy.alone import main  # which imports us
+
+        start_process(agent_path, release, main)
 
     def cancel_guard(self, release: str) -> None:
         """It looks every second whether its trial is still on."""

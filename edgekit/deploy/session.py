@@ -13,7 +13,7 @@ from typing import Any
 from edgekit import errors
 from edgekit.deploy.address import Address, Local, check_python
 from edgekit.deploy.answers import ANSWERS, fits, plain, plain_lines, plain_values
-from edgekit.deploy.hello import read_hello
+from edgekit.deploy.hello import Hello, read_hello
 from edgekit.deploy.parts import packed_agent, packed_probe
 from edgekit.deploy.transport import AskHostKey, Channel, open_channel
 from edgekit.errors import DeviceError, DeviceRefused, DeviceUnreachable, DeviceUnsupported, EdgekitError
@@ -26,6 +26,17 @@ CHECK_S = 900.0  # for the golden check: the agent itself gives up after 600
 _LONGEST_FRAME = 64 << 20  # bytes; a listing of a large runtime is under 1 MB
 _TOLD_EACH = 1 << 20  # bytes of a blob, after which whoever waits is told
 _SENT_BY_SHELL = 1 << 20  # bytes a login shell may print before the probe speaks
+_FREE = (
+    "hello",
+    "trial",
+    "confirm",
+    "outcome",
+    "rollback",
+    "adopt",
+    "change signers",
+    "remove",
+    "status",
+)  # no lock then
 _CHANGES = ("trial", "confirm", "rollback", "adopt", "remove")  # after these, a lost answer leaves open what happened
 
 
@@ -35,28 +46,57 @@ def refuse_host_key(host: str, key_type: str, fingerprint: str) -> bool:
 
 
 class Session:
-    """A device that listens. `hello` is known from the start; the agent is sent with the first request."""
+    """A device that listens; the agent is sent with the first request. With `strict`, an old Python or an unsafe root is
+    an error as soon as the device has spoken, and no agent is run there."""
 
-    def __init__(self, channel: Channel, address: Address, python: str, agent: bytes | None = None) -> None:
+    def __init__(
+        self, channel: Channel, address: Address, python: str, agent: bytes | None = None, *, strict: bool = True
+    ) -> None:
         self._channel = channel
         self._packed_agent = packed_agent() if agent is None else agent
         self._address = address
         self._python = python
         self._has_agent = False
+        self._strict = strict
         self._operation = "hello"
+        self._hello: Hello | None = None
         self._received = bytearray()
         self._write(b"%d\n" % len(packed_probe()) + packed_probe())
-        self._send({"root": str(address.root) if isinstance(address, Local) else None})
-        self._skip_to_magic()
-        try:
-            self.hello = read_hello(self._receive())
-        except ValueError as error:
-            raise self._not_ours() from error
+        self._send({"root": str(address.root) if isinstance(address, Local) else None, "strict": strict})
+
+    @property
+    def hello(self) -> Hello:
+        """What the device says of itself; it is waited for when it is asked for, or when there is an answer to read."""
+        if self._hello is None:
+            operation, self._operation = self._operation, "hello"
+            self._skip_to_magic()
+            try:
+                self._hello = read_hello(self._receive())
+            except ValueError as error:
+                raise self._not_ours() from error
+            if self._strict:
+                self._check(self._hello)
+            self._operation = operation
+        return self._hello
 
     def request(self, operation: str, **arguments: Any) -> Mapping[str, Any]:
         """The agent's answer; its refusal is raised as the EdgekitError that it names."""
-        self._send_request(operation, **arguments)
-        return self._answer()
+        return next(self.requests((operation, arguments)))
+
+    def requests(self, *wanted: tuple[str, Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+        """The answers to several requests that are sent at once; each is only looked at if the one before went well."""
+        following: dict[str, Any] | None = None
+        for operation, arguments in reversed(wanted[1:]):
+            following = {"op": operation, **arguments, "then": following}
+        operation, arguments = wanted[0]
+        try:
+            self._send_request(operation, **arguments, **({} if following is None else {"then": following}))
+        except DeviceUnreachable:
+            self._answer()  # an agent that stopped listening has said why
+            raise
+        for operation, _ in wanted:
+            self._operation = operation
+            yield self._answer()
 
     def put(
         self,
@@ -88,11 +128,12 @@ class Session:
         return [str(again) for again in self._answer()["again"]] if answer else []
 
     def end(self) -> None:
-        """Lets the agent end and waits for it, so that its lock is free when we return."""
+        """Lets the agent end, and waits for it if it may hold its lock: that is free when we return."""
         if self._has_agent:
             with contextlib.suppress(OSError):
                 self._channel.end()
-                self._channel.ending()
+                if self._operation not in _FREE:
+                    self._channel.ending()
 
     def _send_request(self, operation: str, **arguments: Any) -> None:
         self._operation = operation
@@ -103,6 +144,7 @@ class Session:
         self._send({"op": operation, **arguments})
 
     def _answer(self) -> Mapping[str, Any]:
+        assert self.hello  # it comes first
         answer = self._receive()
         if "error" in answer:
             kind = getattr(errors, str(answer["error"]), DeviceError)
@@ -175,6 +217,19 @@ class Session:
 
     # -- what went wrong
 
+    def _check(self, hello: Hello) -> None:
+        if hello.python < OLDEST_PYTHON:
+            found = ".".join(str(part) for part in hello.python)
+            raise DeviceUnsupported(
+                f"{self._address}: {plain(hello.executable)} is Python {found}, the runner needs 3.9 or newer",
+                hint="install a newer python3 beside it and name it with --python (3.9-3.14 have interpreter wheels)",
+            )
+        if hello.unsafe:
+            raise DeviceRefused(
+                f"{self._address}: {hello.root} {hello.unsafe}",
+                hint="on the device: make it a folder of the login user that nobody else can write (chmod go-w)",
+            )
+
     def _no_start(self, printed: bytes) -> EdgekitError:
         code, text = self._channel.ending()
         lines = plain_lines(text) or plain_lines(printed.decode(errors="replace")) or [f"exit code {code}"]
@@ -231,26 +286,18 @@ def open_session(
     ask: AskHostKey = refuse_host_key,
     agent: bytes | None = None,
     strict: bool = True,
+    at_once: bool = False,
 ) -> Iterator[Session]:
     """A session with the device. Raises DeviceError if there is none to be had, DeviceUnsupported for an old Python.
 
     `agent` is what answers there, as `packed_sources` makes it; None is the one that deploys. Without `strict` an old
-    Python and an unsafe root are let through, for who only looks.
+    Python and an unsafe root are let through, for who only looks. With `at_once` the device has said nothing yet: the
+    first request goes with the question who it is, a round trip less, and what is wrong with it is said in its place.
     """
     with open_channel(address, python=check_python(python), ask=ask) as channel:
-        session = Session(channel, address, python, agent)
-        hello = session.hello
-        if strict and hello.python < OLDEST_PYTHON:
-            found = ".".join(str(part) for part in hello.python)
-            raise DeviceUnsupported(
-                f"{address}: {plain(hello.executable)} is Python {found}, the runner needs 3.9 or newer",
-                hint="install a newer python3 beside it and name it with --python (3.9-3.14 have interpreter wheels)",
-            )
-        if strict and hello.unsafe:
-            raise DeviceRefused(
-                f"{address}: {hello.root} {hello.unsafe}",
-                hint="on the device: make it a folder of the login user that nobody else can write (chmod go-w)",
-            )
+        session = Session(channel, address, python, agent, strict=strict)
+        if not at_once:
+            assert session.hello
         yield session
         session.end()
 

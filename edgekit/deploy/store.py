@@ -4,6 +4,7 @@
     lock                    flock: one change at a time; the kernel lets go when the process dies
     journal.json            which release is proven, which is on trial (journal.py)
     agent/<sha16>.py        this program in one file, for the boot and the guard; agent/current.py -> the one to use
+    agent/<sha16>-*.code    the same as it arrives, compiled for one version of Python; begins with its hash
     blobs/<sha256>          every file ever needed, once; read-only
     incoming/<sha256>       a blob while it arrives, or as far as it came
     runtimes/<id>/          site-packages for this board's Python: hard links into blobs; <id>.json lists them
@@ -20,7 +21,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import marshal
 import os
+from _frozen_importlib_external import MAGIC_NUMBER
 from collections.abc import Collection, Mapping
 from typing import Any, BinaryIO
 
@@ -183,6 +186,16 @@ class Store(Folder):
             point_durably(link, os.path.basename(place))
         return link
 
+    def keep_code(self, packed: bytes, parts: list[Any]) -> None:
+        """The agent as this Python compiled it, for the probe: compiling takes longer than all else that it does there."""
+        name = f"{hashlib.sha256(packed).hexdigest()[:16]}-{MAGIC_NUMBER.hex()}.code"
+        if parts and not os.path.isfile(self.path("agent", name)):
+            kept = marshal.dumps(parts)
+            write_durably(self.path("agent", name), hashlib.sha256(kept).digest() + kept)
+            for other in os.listdir(self.path("agent")):
+                if other.endswith(".code") and other != name:
+                    delete(self.path("agent", other))
+
     # -- what goes
 
     def collect_garbage(self, keep: Collection[str]) -> None:
@@ -203,7 +216,7 @@ class Store(Folder):
                 delete(self.path(kind, name))
         agent = os.path.basename(os.path.realpath(self.path("agent", "current.py")))
         for name in os.listdir(self.path("agent")):
-            if name not in ("current.py", agent):
+            if name not in ("current.py", agent) and not name.endswith(".code"):
                 delete(self.path("agent", name))
         for name in os.listdir(self.path("blobs")):
             if os.lstat(self.path("blobs", name)).st_nlink == 1:  # in no release and no runtime
