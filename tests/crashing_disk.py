@@ -407,7 +407,7 @@ class Program:
             module.__dict__["__builtins__"] = {**vars(builtins), "__import__": import_}
             exec(code, module.__dict__)
         # commands are not what this model is about: every runner is healthy, every guard starts
-        self.agent.golden_check = lambda *_: {"variants": []}
+        self.intake.golden_check = lambda *_: {"variants": []}
         self.service.start_process = lambda *_: None
 
     def __getattr__(self, name: str) -> Any:

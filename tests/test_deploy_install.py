@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import json
 import os
@@ -19,7 +20,7 @@ from pathlib import Path
 import pytest
 from devices import PYTHON, flip_a_byte, keep_small_runtime, refused, runtime_folder, wait_until, world
 
-from edgekit.bundle import Bundle
+from edgekit.bundle import Bundle, write_bundle
 from edgekit.deploy import install, parts, session, store
 from edgekit.deploy.address import Local
 from edgekit.deploy.install import deploy, remove, rollback, status
@@ -97,6 +98,24 @@ def test_a_dry_run_shows_the_steps_that_are_then_done(tiny_bundle: Bundle, devic
     assert planned.steps == done.steps
     assert [step.stage for step in planned.steps] == ["send", "install", "check", "trial", "confirm"]
     assert deploy(tiny_bundle, device, dry_run=True).steps == ()
+
+
+@pytest.mark.usefixtures("small_runtime")
+def test_limits_of_a_bundle_are_shown_and_said_not_to_be_checked_where_nothing_serves(
+    tiny_bundle: Bundle, device: Local, tmp_path: Path, command: Run
+) -> None:
+    manifest = dataclasses.replace(tiny_bundle.manifest, limits={"rss_bytes": 64 << 20, "p95_ms": 20.0})
+    contents = {name: tiny_bundle.file(name).read_bytes() for name in manifest.files}
+    bundle = write_bundle(tmp_path / "limited", manifest, contents)
+
+    _, plan, _ = command("deploy", bundle.path, device, "--dry-run")
+    _, shown, _ = command("inspect", bundle.path)
+    code, out, err = command("deploy", bundle.path, device)
+
+    assert "its server within 64.0 MiB of memory and 20 ms for 95 of 100 answers" in plan
+    assert "at most 64.0 MiB of memory, 95 of 100 answers within 20 ms" in shown
+    assert code == 0, err
+    assert "95 of 100 answers within 20 ms: not checked, there is no server" in out
 
 
 def test_a_dry_run_says_what_would_be_sent_and_touches_nothing(tiny_bundle: Bundle, device: Local) -> None:

@@ -17,6 +17,7 @@ ANSWERS: dict[str, Any] = {
     "put": {"again": [str]},
     "release": {"check": {"variants": [_AGREEMENT]}},
     "trial": {"service": str, "health": (dict, None), "signed": ({"principal": str, "key": str}, None)},
+    "service": {"before": str, "service": str, "health": (dict, None)},
     "confirm": {"current": _Text, "previous": _Text},
     "outcome": {"outcome": str, "previous": _Text},
     "rollback": {"current": _Text, "previous": _Text, "left": _Text},

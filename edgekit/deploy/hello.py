@@ -6,8 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from edgekit.deploy.address import Address
 from edgekit.deploy.answers import plain
+from edgekit.errors import DeviceRefused, DeviceUnsupported
 from edgekit.platforms import Platform
+
+OLDEST_PYTHON = (3, 9)
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,7 @@ class Hello:
     good: str | None  # the release that was confirmed last
     previous: str | None
     trial: str | None
+    service: str | None  # what keeps it running
     runtimes: tuple[str, ...]
     signers: bool  # it takes signed releases only
 
@@ -57,6 +62,7 @@ def read_hello(fields: Mapping[str, Any]) -> Hello:
             good=None if fields["good"] is None else plain(fields["good"]),
             previous=None if fields["prev"] is None else plain(fields["prev"]),
             trial=None if fields["to"] is None else plain(fields["to"]),
+            service=None if fields["service"] is None else plain(fields["service"]),
             runtimes=tuple(plain(name) for name in fields["runtimes"]),
             signers=bool(fields["signers"]),
         )
@@ -65,3 +71,18 @@ def read_hello(fields: Mapping[str, Any]) -> Hello:
     if len(hello.python) < 2:
         raise ValueError(f"not a version of Python: {hello.python}")
     return hello
+
+
+def check_usable(hello: Hello, address: Address) -> None:
+    """Raises DeviceUnsupported for a Python that is too old, DeviceRefused for a root that must not be used."""
+    if hello.python < OLDEST_PYTHON:
+        found = ".".join(str(part) for part in hello.python)
+        raise DeviceUnsupported(
+            f"{address}: {plain(hello.executable)} is Python {found}, the runner needs 3.9 or newer",
+            hint="install a newer python3 beside it and name it with --python (3.9-3.14 have interpreter wheels)",
+        )
+    if hello.unsafe:
+        raise DeviceRefused(
+            f"{address}: {hello.root} {hello.unsafe}",
+            hint="on the device: make it a folder of the login user that nobody else can write (chmod go-w)",
+        )

@@ -15,7 +15,7 @@ from edgekit.bundle import Bundle, verify_bundle
 from edgekit.deploy.address import Address, Local
 from edgekit.deploy.confirm import await_device, confirm_release
 from edgekit.deploy.hello import Hello
-from edgekit.deploy.plan import Plan, Step, list_steps, make_proof, plan_deployment
+from edgekit.deploy.plan import Plan, Step, list_steps, make_proof, plan_deployment, service_changes
 from edgekit.deploy.release import plan_release, read_content
 from edgekit.deploy.route import resolved
 from edgekit.deploy.runtime import build_runtime
@@ -48,6 +48,7 @@ class Deployment:
     files_sent: int
     bytes_sent: int  # before packing
     service: str | None  # what keeps it running: system, user, none; None: nothing was done
+    service_before: str | None  # what did, where only that changed
     confirmed_by: str | None  # workstation or device
     check: Mapping[str, Any] | None  # the device's golden check, as its runner reports it
     signed_by: str | None  # name and fingerprint; None: unsigned, or the device does not ask for it
@@ -89,8 +90,8 @@ def deploy(
         verify=verify,
         window_s=window_s,
         confirm=confirm,
-        # this machine is not to start things by itself
-        service="none" if isinstance(address, Local) and service == "auto" else service,
+        service=service,
+        is_local=isinstance(address, Local),
         volatile=volatile or isinstance(address, Local),
         signed=signed,
         sign=sign,
@@ -104,7 +105,7 @@ def deploy(
         plan = _plan(session, bundle, wish, progress)
         result = _planned(session.hello, address, bundle, plan, wish)
         if dry_run or plan.is_done:
-            return result
+            return _keep_running(session, plan, wish, result, progress)
         result = _bring(session, plan, wish, result, progress)
     ends = time.monotonic() + window_s
     settle = confirm_release if confirm == "workstation" else await_device
@@ -124,6 +125,7 @@ class Wish:
     window_s: float
     confirm: str
     service: str
+    is_local: bool  # the device is this machine
     volatile: bool
     signed: Signed | None
     sign: Signer | None
@@ -163,18 +165,28 @@ def _planned(hello: Hello, address: Address, bundle: Bundle, plan: Plan, wish: W
         runtime=plan.tree.id,
         requirements=plan.tree.requirements,
         previous=hello.good if wish.dry_run else hello.previous,
-        changed=not plan.is_done,
+        changed=not plan.is_done or service_changes(plan, hello, wish.service),
         dry_run=wish.dry_run,
-        steps=list_steps(plan, hello, wish.window_s, wish.confirm),
+        steps=list_steps(plan, hello, wish.window_s, wish.confirm, wish.service, bundle.manifest.limits),
         files_sent=len(plan.missing),
         bytes_sent=plan.bytes_to_send,
         service=None,
+        service_before=None,
         confirmed_by=None,
         check=None,
         signed_by=None,
         health=None,
         warning=plan.warning,
     )
+
+
+def _keep_running(session: Session, plan: Plan, wish: Wish, result: Deployment, progress: Progress) -> Deployment:
+    """The end where nothing has to be brought: at most, something else keeps what is current running."""
+    if wish.dry_run or not result.changed:
+        return result
+    progress("service", 0, 0)
+    done = session.request("service", id=plan.release.id, service=wish.service)
+    return replace(result, service=done["service"], service_before=done["before"], health=done["health"])
 
 
 def _bring(session: Session, plan: Plan, wish: Wish, result: Deployment, progress: Progress) -> Deployment:
@@ -190,7 +202,8 @@ def _bring(session: Session, plan: Plan, wish: Wish, result: Deployment, progres
         "id": plan.release.id,
         "window_s": wish.window_s,
         "confirm": wish.confirm,
-        "service": wish.service,
+        # this machine is not to start things by itself
+        "service": "none" if wish.service == "auto" and wish.is_local else wish.service,
         "unsigned": wish.unsigned,
     }
     answers = session.requests(("release", release), ("trial", trial))

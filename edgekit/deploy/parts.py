@@ -27,6 +27,7 @@ AGENT = (  # in the order in which they import one another
     "recorded",
     "signing",
     "signers",
+    "intake",
     "agent",
 )
 

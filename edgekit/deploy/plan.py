@@ -100,8 +100,17 @@ def make_proof(
     return {"id": release.id, "text": release.text, "signed": None if signed is None else signed.frame}
 
 
-def list_steps(plan: Plan, hello: Hello, window_s: float, confirm: str) -> tuple[Step, ...]:
+def service_changes(plan: Plan, hello: Hello, service: str) -> bool:
+    """True if the release is current and something else than what somebody asked for keeps it running."""
+    return plan.is_done and service not in ("auto", hello.service)
+
+
+def list_steps(
+    plan: Plan, hello: Hello, window_s: float, confirm: str, service: str, limits: Mapping[str, float] | None
+) -> tuple[Step, ...]:
     """What there is to do, in the order in which it is done."""
+    if service_changes(plan, hello, service):
+        return (Step("service", f"release {plan.release.id} stays; service {service} instead of {hello.service}"),)
     if plan.is_done:
         return ()
     steps, release = [], plan.release.id
@@ -112,12 +121,21 @@ def list_steps(plan: Plan, hello: Hello, window_s: float, confirm: str) -> tuple
         steps.append(Step("install", f"runtime {plan.tree.id}: {' '.join(plan.tree.requirements)}"))
     steps.append(Step("check", f"build release {release} beside what runs, hash it, compare its golden answers"))
     back = f"goes back to {hello.good}" if hello.good else "takes it out of use"
-    steps.append(Step("trial", f"switch to {release}; a guard there {back} unless it is confirmed in {window_s:g} s"))
+    within = "" if limits is None else f", its server within {_words(limits)}"
+    steps.append(
+        Step("trial", f"switch to {release}{within}; a guard there {back} unless it is confirmed in {window_s:g} s")
+    )
     if confirm == "workstation":
         steps.append(Step("confirm", "over a new connection; then what neither release needs is deleted"))
     else:
         steps.append(Step("confirm", "by the device itself, if the release is still well then"))
     return tuple(steps)
+
+
+def _words(limits: Mapping[str, float]) -> str:
+    said = [f"{limits['rss_bytes'] / (1 << 20):.1f} MiB of memory"] if "rss_bytes" in limits else []
+    said += [f"{limits['p95_ms']:g} ms for 95 of 100 answers"] if "p95_ms" in limits else []
+    return " and ".join(said)
 
 
 def _has_hash(content: Content, sha256: str) -> bool:

@@ -99,9 +99,9 @@ def installed(root: str) -> "dict[str, Any]":
         pass
     try:
         journal = json.loads(text_of(os.path.join(root, "journal.json")))
-        state.update((key, journal[key]) for key in ("phase", "good", "prev", "to"))
+        state.update((key, journal[key]) for key in ("phase", "good", "prev", "to", "service"))
     except (ValueError, TypeError, KeyError):  # not there yet, or the agent will say
-        state.update(dict.fromkeys(("phase", "good", "prev", "to")))
+        state.update(dict.fromkeys(("phase", "good", "prev", "to", "service")))
     names = []  # type: list[str]
     try:
         names = os.listdir(os.path.join(root, "runtimes"))

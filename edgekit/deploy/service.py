@@ -27,6 +27,9 @@ class Service(Protocol):
     kind: str  # "system", "user" or "none"
     socket: str | None  # where the runner listens; None: none is kept running
 
+    def installed_root(self) -> str | None:
+        """The ROOT that it serves, if it is installed."""
+
     def install(self, root: str, agent_path: str) -> list[str]:
         """Makes it start with the machine; what was changed for that, in words."""
 
@@ -80,6 +83,12 @@ def find_service(root: str, wanted: str = "auto") -> Service:
     raise Refused("DeviceUnsupported", f"no {wanted} service there: {reasons[0]}", "try --service auto")
 
 
+def other_services(root: str, kind: str) -> list[Service]:
+    """What is installed for `root` beside a service of that kind."""
+    others: list[Service] = [Systemd(root, other) for other in ("system", "user") if other != kind]
+    return [other for other in others if other.installed_root() == root]
+
+
 def read_log(root: str, lines: int, cursor: str | None) -> dict[str, Any]:
     """The last lines of what is installed for `root`, or what came after `cursor`; no more than fits into an answer."""
     service = find_service(root)
@@ -95,6 +104,9 @@ class Unkept:
 
     def __init__(self, root: str) -> None:
         self.root = root
+
+    def installed_root(self) -> str | None:
+        return None
 
     def install(self, root: str, agent_path: str) -> list[str]:
         return []

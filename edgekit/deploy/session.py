@@ -13,31 +13,28 @@ from typing import Any
 from edgekit import errors
 from edgekit.deploy.address import Address, Local, check_python
 from edgekit.deploy.answers import ANSWERS, fits, plain, plain_lines, plain_values
-from edgekit.deploy.hello import Hello, read_hello
+from edgekit.deploy.hello import Hello, check_usable, read_hello
 from edgekit.deploy.parts import packed_agent, packed_probe
 from edgekit.deploy.transport import AskHostKey, Channel, open_channel
-from edgekit.errors import DeviceError, DeviceRefused, DeviceUnreachable, DeviceUnsupported, EdgekitError
+from edgekit.errors import DeviceError, DeviceUnreachable, DeviceUnsupported, EdgekitError
 
 MAGIC = b"\nEDGEKIT 1\n"
-OLDEST_PYTHON = (3, 9)
 HELLO_S = 60.0  # for a board to start Python
 ANSWER_S = 300.0  # for it to answer: it may have to write all it got to a slow card
 CHECK_S = 900.0  # for the golden check: the agent itself gives up after 600
 _LONGEST_FRAME = 64 << 20  # bytes; a listing of a large runtime is under 1 MB
 _TOLD_EACH = 1 << 20  # bytes of a blob, after which whoever waits is told
 _SENT_BY_SHELL = 1 << 20  # bytes a login shell may print before the probe speaks
-_FREE = (
-    "hello",
+# no lock is held once these are answered
+_FREE = {"hello", "trial", "confirm", "service", "outcome", "rollback", "adopt", "change signers", "remove", "status"}
+_CHANGES = (
     "trial",
+    "service",
     "confirm",
-    "outcome",
     "rollback",
     "adopt",
-    "change signers",
     "remove",
-    "status",
-)  # no lock then
-_CHANGES = ("trial", "confirm", "rollback", "adopt", "remove")  # after these, a lost answer leaves open what happened
+)  # after these, a lost answer leaves open what happened
 
 
 def refuse_host_key(host: str, key_type: str, fingerprint: str) -> bool:
@@ -75,7 +72,7 @@ class Session:
             except ValueError as error:
                 raise self._not_ours() from error
             if self._strict:
-                self._check(self._hello)
+                check_usable(self._hello, self._address)
             self._operation = operation
         return self._hello
 
@@ -213,22 +210,11 @@ class Session:
         del self._received[: start + len(MAGIC)]
 
     def _patience_s(self) -> float:
-        return {"hello": HELLO_S, "release": CHECK_S, "trial": CHECK_S}.get(self._operation, ANSWER_S)
+        return {"hello": HELLO_S, "release": CHECK_S, "trial": CHECK_S, "service": CHECK_S}.get(
+            self._operation, ANSWER_S
+        )
 
     # -- what went wrong
-
-    def _check(self, hello: Hello) -> None:
-        if hello.python < OLDEST_PYTHON:
-            found = ".".join(str(part) for part in hello.python)
-            raise DeviceUnsupported(
-                f"{self._address}: {plain(hello.executable)} is Python {found}, the runner needs 3.9 or newer",
-                hint="install a newer python3 beside it and name it with --python (3.9-3.14 have interpreter wheels)",
-            )
-        if hello.unsafe:
-            raise DeviceRefused(
-                f"{self._address}: {hello.root} {hello.unsafe}",
-                hint="on the device: make it a folder of the login user that nobody else can write (chmod go-w)",
-            )
 
     def _no_start(self, printed: bytes) -> EdgekitError:
         code, text = self._channel.ending()
