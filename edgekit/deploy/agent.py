@@ -54,6 +54,7 @@ def serve(root: str, receive: Callable[[], dict[str, Any]], send: Send, stream: 
                 request = request.get("then")  # what to go on with if that went well: nobody is waited for
     finally:
         signal.alarm(0)
+        agent.cool_down()
         agent.store.unlock()
 
 

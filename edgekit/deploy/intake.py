@@ -5,7 +5,9 @@ Nothing here changes what is in use. Sent together with the agent; standard libr
 
 from __future__ import annotations
 
+import contextlib
 import os
+import subprocess
 from collections.abc import Mapping
 from typing import Any, BinaryIO
 
@@ -18,7 +20,7 @@ from edgekit.deploy.disk import (
     read_listing,
     write_durably,
 )
-from edgekit.deploy.health import golden_check
+from edgekit.deploy.golden import golden_check, start_warm
 from edgekit.deploy.look import look
 from edgekit.deploy.signing import admit, is_enforced, signature_files
 from edgekit.deploy.store import Store
@@ -32,6 +34,7 @@ class Intake:
         self.store = Store(root)
         self.trials = Trials(self.store)
         self.stream = stream
+        self.warm: subprocess.Popen[bytes] | None = None  # to prove a release in that is on its way
         self.cut_short: list[str] = []  # blobs whose first part was not what it should have been
 
     def plan(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -44,7 +47,37 @@ class Intake:
         except Refused:  # what an earlier trial left behind may be in the way
             self.store.collect_garbage(self.trials.kept())
             missing = self.store.make_room(request["files"])
+        self.warm_up(request.get("runtime"))
         return {"missing": missing, "warning": warning}
+
+    def warm_up(self, runtime: Any) -> None:
+        """Has the libraries loaded that the release will need, if what is good runs with the same."""
+        good = self.trials.journal.good
+        if self.warm is None and good is not None and runtime == self.store.runtime_of(good) is not None:
+            with contextlib.suppress(OSError):
+                self.warm = start_warm(self.store.path("runtimes", checked(ID, runtime)))
+
+    def cool_down(self) -> None:
+        """Nothing of ours runs any more when the session ends."""
+        if self.warm is not None:
+            self.warm.kill()
+            self.warm.communicate()
+            self.warm = None
+
+    def warm_for(self, release: Mapping[str, Any]) -> subprocess.Popen[bytes] | None:
+        """Where the release can be proven: only what is good and has run by the same launcher and with the same runtime
+        vouches for both."""
+        good = self.trials.journal.good
+        if self.warm is None or good is None or release.get("runtime") != self.store.runtime_of(good):
+            return None
+        try:
+            known = self.store.listing("releases", good)["files"]["run"]["sha256"]
+        except (OSError, Refused, KeyError):
+            return None
+        if release["files"].get("run", {}).get("sha256") != known:
+            return None
+        taken, self.warm = self.warm, None
+        return taken
 
     def missing(self, request: dict[str, Any]) -> dict[str, Any]:
         """What `plan` would say, without changing anything."""
@@ -118,8 +151,9 @@ class Intake:
         for path, content in proof.items():  # it may have been there with another signature
             write_durably(self.store.path("releases", name, path), content)
         self.store.check_intact("releases", name)
+        folder = self.store.path("releases", name)
         try:
-            return {"installed": name, "check": golden_check(self.store.path("releases", name), self.stream)}
+            return {"installed": name, "check": golden_check(folder, self.stream, self.warm_for(release))}
         except Refused:
             self.store.check_intact("runtimes", self.store.runtime_of(name))
             raise

@@ -20,6 +20,7 @@ AGENT = (  # in the order in which they import one another
     "systemd",
     "service",
     "vectors",
+    "golden",
     "health",
     "trial",
     "alone",

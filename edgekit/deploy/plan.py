@@ -72,7 +72,7 @@ def plan_deployment(
     if not is_done:
         proof = prove(release, tree)
         needed = {**release.sizes, **({} if has_runtime else tree.sizes)}
-        answer = session.request(operation, files=needed, **request, **proof)
+        answer = session.request(operation, files=needed, runtime=tree.id, **request, **proof)
         missing = {sha256: size for sha256, size in needed.items() if sha256 in answer["missing"]}
         arrived = {sha256: min(max(0, int(answer["missing"][sha256])), size) for sha256, size in missing.items()}
         if answer["warning"]:

@@ -11,11 +11,12 @@ Sent together with the agent; standard library only, Python >= 3.9.
 
 from __future__ import annotations
 
+import os
 from typing import Any, Protocol
 
 from edgekit.deploy.disk import OUR_FAULT, Refused, checked_size
 from edgekit.deploy.guard import start_process
-from edgekit.deploy.systemd import Systemd, why_not
+from edgekit.deploy.systemd import BOOTED, Systemd, why_not
 
 MOST_LINES = 10_000  # of a log, in one answer
 LONGEST_LINE = 2000  # characters
@@ -84,7 +85,9 @@ def find_service(root: str, wanted: str = "auto") -> Service:
 
 
 def other_services(root: str, kind: str) -> list[Service]:
-    """What is installed for `root` beside a service of that kind."""
+    """What is installed for `root` beside a service of that kind, where systemd runs."""
+    if not os.path.isdir(BOOTED):
+        return []
     others: list[Service] = [Systemd(root, other) for other in ("system", "user") if other != kind]
     return [other for other in others if other.installed_root() == root]
 
