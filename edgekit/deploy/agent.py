@@ -82,7 +82,11 @@ class Agent(Intake):
             try:
                 send(reply)
             except OSError:  # nobody listens any more
-                return False
+                has_failed = True
+        if self.is_confirmed:  # what neither release needs: nobody has to wait for that
+            self.is_confirmed = False
+            with contextlib.suppress(OSError):  # what could not be cleaned up goes next time
+                self.store.collect_garbage(self.trials.kept())
         return not has_failed
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any] | None:
@@ -145,8 +149,7 @@ class Agent(Intake):
 
     def confirm(self, request: dict[str, Any]) -> dict[str, Any]:
         found = self.trials.confirm(checked(ID, request["id"]))
-        with contextlib.suppress(OSError):  # it is confirmed: what could not be cleaned up goes next time
-            self.store.collect_garbage(self.trials.kept())
+        self.is_confirmed = True
         return {"current": found.good, "previous": found.prev}
 
     def rollback(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -207,4 +210,4 @@ CHANGES: Answers = {
     "change signers": Agent.change_signers,
     "remove": Agent.remove,
 }
-LAST = ("confirm", "service", "rollback", "adopt", "change signers", "remove")  # of a session, as a rule
+LAST = ("service", "rollback", "adopt", "change signers", "remove")  # of a session, as a rule

@@ -147,9 +147,9 @@ def _plan(session: Session, bundle: Bundle, wish: Wish, progress: Progress) -> P
         return plan_deployment(session, release, tree, damaged, operation, {"volatile": wish.volatile}, proof)
 
     plan = make_plan(anew=False)
-    if any(sha256 in plan.tree.contents for sha256 in plan.changed_here()):  # a damaged cache
+    if any(sha256 in plan.tree.contents for sha256 in plan.changed_here):  # a damaged cache
         plan = make_plan(anew=True)
-    for sha256 in plan.changed_here():
+    for sha256 in plan.changed_here:
         raise InputError(f"{plan.contents[sha256]!s} has just changed here", hint="deploy again when it is finished")
     return plan
 

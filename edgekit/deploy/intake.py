@@ -35,6 +35,7 @@ class Intake:
         self.trials = Trials(self.store)
         self.stream = stream
         self.warm: subprocess.Popen[bytes] | None = None  # to prove a release in that is on its way
+        self.is_confirmed = False  # just now: there may be something to clean up
         self.cut_short: list[str] = []  # blobs whose first part was not what it should have been
 
     def plan(self, request: dict[str, Any]) -> dict[str, Any]:

@@ -35,16 +35,13 @@ class Plan:
     missing: Mapping[str, int]  # sha256 -> bytes, what must be sent
     arrived: Mapping[str, int]  # sha256 -> bytes of it that are there already
     contents: Mapping[str, Content]  # sha256 -> what has that hash
+    changed_here: Sequence[str]  # of those that must be sent: a cache loses files, a bundle is written to meanwhile
     warning: str
     proof: Mapping[str, Any]  # what the device wants to know of who signed it
 
     @property
     def bytes_to_send(self) -> int:
         return sum(self.missing.values()) - sum(self.arrived.values())
-
-    def changed_here(self) -> list[str]:
-        """What must be sent and is not what the lists say: a cache loses files, a bundle is written to meanwhile."""
-        return [sha256 for sha256 in self.missing if not _has_hash(self.contents[sha256], sha256)]
 
 
 def plan_deployment(
@@ -67,18 +64,24 @@ def plan_deployment(
     is_done = has_runtime and is_proven and is_whole(f"releases/{release.id}")
     missing: dict[str, int] = {}
     arrived: dict[str, int] = {}
+    changed: list[str] = []
     warning = ""
     proof: Mapping[str, Any] = {}
     if not is_done:
         proof = prove(release, tree)
         needed = {**release.sizes, **({} if has_runtime else tree.sizes)}
-        answer = session.request(operation, files=needed, runtime=tree.id, **request, **proof)
+        asked = {"files": needed, "runtime": tree.id, **request, **proof}
+        answers = session.requests((operation, asked))
+        changed = [sha256 for sha256 in release.sizes if not _has_hash(release.contents[sha256], sha256)]  # meanwhile
+        answer = next(answers)
         missing = {sha256: size for sha256, size in needed.items() if sha256 in answer["missing"]}
         arrived = {sha256: min(max(0, int(answer["missing"][sha256])), size) for sha256, size in missing.items()}
         if answer["warning"]:
             warning = f"{hello.root} is on {plain(answer['warning'])}: it may be gone after a reboot"
     contents = {**tree.contents, **release.contents}
-    return Plan(release, tree, is_done, has_runtime, missing, arrived, contents, warning, proof)
+    changed += [sha256 for sha256 in missing if sha256 not in release.sizes and not _has_hash(contents[sha256], sha256)]
+    changed = [sha256 for sha256 in changed if sha256 in missing]
+    return Plan(release, tree, is_done, has_runtime, missing, arrived, contents, changed, warning, proof)
 
 
 def make_proof(

@@ -42,7 +42,6 @@ def plan_release(bundle: Bundle, runtime: str, python: str, requirements: list[s
     package = Path(edgekit.__file__).parent
     sources = [package / name for name in SHARED] + sorted((package / "runner").rglob("*.py"))
     named: dict[str, Content] = {f"edgekit/{path.relative_to(package).as_posix()}": path for path in sources}
-    named |= {name: bundle.file(name) for name in bundle.manifest.files}
     named |= {MANIFEST: bundle.file(MANIFEST), "run": launcher_script(python).encode()}
     files: dict[str, dict[str, object]] = {}
     sizes: dict[str, int] = {}
@@ -52,6 +51,11 @@ def plan_release(bundle: Bundle, runtime: str, python: str, requirements: list[s
         sha256 = hashlib.sha256(data).hexdigest()
         files[name] = {"sha256": sha256, "size": len(data)}
         sizes[sha256], contents[sha256] = len(data), content
+    for name, file in bundle.manifest.files.items():
+        path = bundle.file(name)
+        size = path.stat().st_size  # its hash was verified a moment ago, and is again before it is sent
+        files[name] = {"sha256": file.sha256, "size": size}
+        sizes[file.sha256], contents[file.sha256] = size, path
     files["run"]["run"] = True
     fields = {
         "edgekit_release": 1,

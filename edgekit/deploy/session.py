@@ -6,7 +6,7 @@ import contextlib
 import json
 import struct
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -81,7 +81,7 @@ class Session:
         return next(self.requests((operation, arguments)))
 
     def requests(self, *wanted: tuple[str, Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
-        """The answers to several requests that are sent at once; each is only looked at if the one before went well."""
+        """The answers to several requests that are sent now; each is only looked at if the one before went well."""
         following: dict[str, Any] | None = None
         for operation, arguments in reversed(wanted[1:]):
             following = {"op": operation, **arguments, "then": following}
@@ -91,7 +91,10 @@ class Session:
         except DeviceUnreachable:
             self._answer()  # an agent that stopped listening has said why
             raise
-        for operation, _ in wanted:
+        return self._answers([operation for operation, _ in wanted])
+
+    def _answers(self, operations: Sequence[str]) -> Iterator[Mapping[str, Any]]:
+        for operation in operations:
             self._operation = operation
             yield self._answer()
 
