@@ -35,7 +35,7 @@ from edgekit.convert.report import About, refused, write_report
 from edgekit.convert.request import Given, Request, read_request
 from edgekit.convert.settle import Settled, settle
 from edgekit.convert.variants import Made, as_fed, make_variants, open_variant
-from edgekit.errors import ConversionError
+from edgekit.errors import ConversionError, EdgekitError
 from edgekit.runner.model import Model
 
 FLOAT_TOLERANCE = 1e-3  # float .tflite against the source model, relative: more is a wrong conversion, not rounding
@@ -88,7 +88,11 @@ def convert(request: Request, *, progress: Progress = lambda stage: None) -> Con
         progress("lint")
         # of a small network a sample costs next to nothing, and all of them make up to 0.6 dB more (measured, ResNet8)
         until_settled = request.max_samples is None and not is_cheap(read_model(early.float_model))
-        settled = settle(early.float_model, given.raw, given.by_array, given.picked, until_settled=until_settled)
+        try:
+            settled = settle(early.float_model, given.raw, given.by_array, given.picked, until_settled=until_settled)
+        except EdgekitError:
+            early.finish()  # has the same to say in the model's own names, if it is the model that is wrong
+            raise
         findings = list(inspect_float(early.float_model, settled, given.board))
         check_strict(findings, request.strict)
         made = _make(request, given, early.float_model, settled, folder / "variants", progress)
