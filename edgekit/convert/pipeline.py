@@ -25,6 +25,7 @@ from edgekit.convert.flatbuffer import read_model
 from edgekit.convert.frontend import Converted, converting
 from edgekit.convert.gate import Verdict
 from edgekit.convert.golden import make_golden
+from edgekit.convert.gpu import for_gpu
 from edgekit.convert.held_out import Tried
 from edgekit.convert.inspection import check_strict, inspect_float, inspect_preprocessing
 from edgekit.convert.ladder import Repair
@@ -194,7 +195,8 @@ def _prove(
     )
     ends = {"input_type": request.input_type, "output_type": request.output_type}
     done = with_ends(proved.made, folder / "ends", **ends, timeout_s=timeout_s)
-    return proof.again(proved, for_edgetpu(done, given.board, given.delegates, folder / "edgetpu"))
+    done = for_edgetpu(done, given.board, given.delegates, folder / "edgetpu")
+    return proof.again(proved, for_gpu(done, given.board, given.delegates, folder / "gpu"))
 
 
 def _about(
