@@ -21,7 +21,7 @@ import pytest
 from devices import PYTHON, flip_a_byte, keep_small_runtime, refused, runtime_folder, wait_until, world
 
 from edgekit.bundle import Bundle, write_bundle
-from edgekit.deploy import install, parts, session, store
+from edgekit.deploy import golden, install, parts, session, store
 from edgekit.deploy.address import Local
 from edgekit.deploy.install import deploy, remove, rollback, status
 from edgekit.deploy.session import open_session
@@ -98,6 +98,24 @@ def test_a_dry_run_shows_the_steps_that_are_then_done(tiny_bundle: Bundle, devic
     assert planned.steps == done.steps
     assert [step.stage for step in planned.steps] == ["send", "install", "check", "trial", "confirm"]
     assert deploy(tiny_bundle, device, dry_run=True).steps == ()
+
+
+def test_a_release_is_proven_where_its_libraries_are_loaded_already_and_by_its_launcher_if_not_there(
+    deployed: Local, other_bundle: Bundle, tiny_bundle: Bundle
+) -> None:
+    """The first process is told late and answers late; the second is gone, as one without memory is."""
+    slow = 'import sys, time; here = sys.stdin.readline(); time.sleep(0.7); print(\'{"variants": [], "here": 1}\')'
+    for program, is_taken in ((slow, True), ("raise SystemExit(9)", False)):
+        warm = subprocess.Popen(
+            [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        found = golden.golden_check(str(deployed.root / "current"), None, warm)
+        assert ("here" in found) == is_taken
+        assert is_taken or found["variants"][0]["bit_equal"] == found["variants"][0]["count"]
+
+    second = deploy(other_bundle, deployed)
+    assert second.check is not None
+    assert second.check["variants"][0]["bit_equal"] > 0
 
 
 @pytest.mark.usefixtures("small_runtime")

@@ -103,6 +103,7 @@ def _outcome(
                     raise SystemExit(0)
                 return child.returncode, out.decode(errors="replace"), err.decode(errors="replace")
             except subprocess.TimeoutExpired:
+                said = None  # it is on its way
                 if _has_ended(stream):
                     child.kill()
                     raise SystemExit(0) from None

@@ -14,8 +14,8 @@ from edgekit import errors
 from edgekit.deploy.address import Address, Local, check_python
 from edgekit.deploy.answers import ANSWERS, fits, plain, plain_lines, plain_values
 from edgekit.deploy.hello import Hello, check_usable, read_hello
-from edgekit.deploy.parts import packed_agent, packed_probe
-from edgekit.deploy.transport import AskHostKey, Channel, open_channel
+from edgekit.deploy.parts import command_line_probe, packed_agent, packed_probe
+from edgekit.deploy.transport import BOOTSTRAP, AskHostKey, Channel, open_channel
 from edgekit.errors import DeviceError, DeviceUnreachable, DeviceUnsupported, EdgekitError
 
 MAGIC = b"\nEDGEKIT 1\n"
@@ -58,8 +58,9 @@ class Session:
         self._operation = "hello"
         self._hello: Hello | None = None
         self._received = bytearray()
-        self._write(b"%d\n" % len(packed_probe()) + packed_probe())
-        self._send({"root": str(address.root) if isinstance(address, Local) else None, "strict": strict})
+        if isinstance(address, Local):  # others have it on their command line
+            self._write(b"%d\n" % len(packed_probe()) + packed_probe())
+            self._send({"root": str(address.root), "strict": strict})
 
     @property
     def hello(self) -> Hello:
@@ -283,7 +284,8 @@ def open_session(
     Python and an unsafe root are let through, for who only looks. With `at_once` the device has said nothing yet: the
     first request goes with the question who it is, a round trip less, and what is wrong with it is said in its place.
     """
-    with open_channel(address, python=check_python(python), ask=ask) as channel:
+    program = BOOTSTRAP if isinstance(address, Local) else command_line_probe(strict)
+    with open_channel(address, python=check_python(python), program=program, ask=ask) as channel:
         session = Session(channel, address, python, agent, strict=strict)
         if not at_once:
             assert session.hello
