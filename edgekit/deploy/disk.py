@@ -166,7 +166,8 @@ def sync_at_once(paths: Collection[str]) -> None:
     """`sync` of each, in several threads: what a journalling file system is asked for at once, it writes as one."""
     import threading
 
-    left, errors = list(paths), []
+    left = list(paths)
+    errors: list[OSError] = []
 
     def work() -> None:
         with contextlib.suppress(IndexError):
