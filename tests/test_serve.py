@@ -459,7 +459,7 @@ def test_busy_connections_do_not_and_who_comes_then_is_told_to_come_again(tmp_pa
         go.wait(20)
         return fine(request)
 
-    with server_of(wait, tmp_path) as (server, path), contextlib.ExitStack() as stack:
+    with server_of(wait, tmp_path) as (_, path), contextlib.ExitStack() as stack:
         busy = [stack.enter_context(raw(path)) for _ in range(CONNECTIONS)]
         for sock in busy:
             sock.sendall(b"GET /v2 HTTP/1.0\r\n\r\n")
