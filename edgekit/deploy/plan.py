@@ -78,7 +78,7 @@ def plan_deployment(
         arrived = {sha256: min(max(0, int(answer["missing"][sha256])), size) for sha256, size in missing.items()}
         if answer["warning"]:
             warning = f"{hello.root} is on {plain(answer['warning'])}: it may be gone after a reboot"
-    contents = {**tree.contents, **release.contents}
+    contents = {} if is_done else {**tree.contents, **release.contents}
     changed += [sha256 for sha256 in missing if sha256 not in release.sizes and not _has_hash(contents[sha256], sha256)]
     changed = [sha256 for sha256 in changed if sha256 in missing]
     return Plan(release, tree, is_done, has_runtime, missing, arrived, contents, changed, warning, proof)
