@@ -19,6 +19,7 @@ Content = bytes | Path  # of a file: itself, or where it lies here
 SHARED = (
     "__init__.py",
     "errors.py",
+    "fields.py",
     "bundle.py",
     "manifest.py",
     "values.py",
