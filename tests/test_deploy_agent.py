@@ -78,6 +78,30 @@ def installed(device: Local) -> Local:
 # -- what should work
 
 
+def test_compiled_code_that_is_damaged_or_of_another_agent_is_not_run(device: Local) -> None:
+    with open_session(device) as session:
+        install(session, release("one"))
+    (kept,) = (device.root / "agent").glob("*.code")
+    whole = kept.read_bytes()
+    for damage in (whole[:-1], whole[:40] + b"?" + whole[41:], b"", whole[:32]):
+        kept.write_bytes(damage)
+        with open_session(device) as session:
+            assert session.request("status")["releases"]
+
+    kept.write_bytes(whole)
+    with open_session(device) as session:
+        assert session.request("status")["releases"]
+
+
+@pytest.mark.parametrize("then", [7, [], "status", {"op": "no such thing"}, {"op": "status", "then": {}}])
+def test_what_is_to_follow_a_request_and_is_none_ends_in_words(installed: Local, then: object) -> None:
+    with open_session(installed) as session:
+        assert session.request("status", then=then)["releases"]
+        with refused(DeviceError, 4):
+            for _ in range(2):
+                session._answer()
+
+
 def test_releases_take_turns_and_share_what_they_have_in_common(device: Local) -> None:
     first, second = (release(label, common=b"x" * 5000) for label in ("first", "second"))
     install(Here(device.root), first)

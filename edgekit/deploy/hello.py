@@ -66,7 +66,7 @@ def read_hello(fields: Mapping[str, Any]) -> Hello:
             runtimes=tuple(plain(name) for name in fields["runtimes"]),
             signers=bool(fields["signers"]),
         )
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, OverflowError) as error:  # the last one: an infinite version
         raise ValueError(f"not what a probe says: {error}") from error
     if len(hello.python) < 2:
         raise ValueError(f"not a version of Python: {hello.python}")
