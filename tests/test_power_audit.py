@@ -184,7 +184,7 @@ class Answers:
     def __init__(self, power_uw=None):
         self.power_uw, self.asked, self.fails_at = power_uw, [], None
 
-    def __call__(self, seconds, variant=None, threads=None, clock_khz=None):
+    def __call__(self, seconds, variant=None, threads=None, **more):
         if variant is not None:
             self.asked.append((variant, threads))
             if len(self.asked) == self.fails_at:
@@ -192,7 +192,7 @@ class Answers:
         provenance = "measured" if self.power_uw else "absent"
         power = self.power_uw and self.power_uw + (500_000 * (threads or 0))
         return {"latency_us": 1000 * (threads or 0), "spread_ppm": 10, "runs": 5, "power_uw": power,
-                "meter": "m" if power else "", "provenance": provenance, "celsius_mc": 40_000}  # fmt: skip
+                "meter": "m" if power else "", "provenance": provenance, "celsius_mc": 40_000, "fake": False}  # fmt: skip
 
 
 def manifest_of(tmp_path):
@@ -228,7 +228,7 @@ def test_a_board_without_a_meter_needs_words_and_its_table_says_estimated(tmp_pa
 
     assert {r.provenance for r in table.rows} == {"estimated"}
     assert (table.idle_provenance, table.meter) == ("estimated", "target rpi5")
-    assert [r.power_uw for r in table.rows][:2] == [watts.at(1), 9_700_000]
+    assert [r.power_uw for r in table.rows][:2] == [watts.at(OperatingPoint("small", 1)), 9_700_000]
     with pytest.raises(InputError, match="another bundle"):
         calibrate(manifest, points, board, output, **{**options, "digest": "e"}, watts=watts)
 
@@ -238,7 +238,7 @@ def test_rehearsal_mixes_two_real_networks_and_its_trace_is_audited(tmp_path):
     manifest = read_bundle(bundle).manifest
     from edgekit.runner.point import idle_power, measure_point
 
-    def measure(seconds, variant=None, threads=None, clock_khz=None):
+    def measure(seconds, variant=None, threads=None, **more):
         found = idle_power(0) if variant is None else measure_point(bundle, OperatingPoint(variant, threads), 0.1)
         return {**vars(found), "power_uw": None}
 

@@ -11,6 +11,7 @@ import click
 
 from edgekit.cli.device import DEVICE, DEVICE_HELP, ask_beside, ask_host_key, device_options
 from edgekit.cli.show import json_option, show_facts, show_json, show_table, showing_progress
+from edgekit.runner.power.points import COVERS
 
 
 @click.group("power", epilog="\b\nExample:\n  edgekit power show pi@raspberrypi.local")
@@ -83,9 +84,26 @@ def _show(device: str, board: str, found: Mapping[str, Any]) -> None:
 )
 @click.option("--threads", default="1,2,4", show_default=True, help="Numbers of threads.")
 @click.option("--variant", "variants", multiple=True, help="Only this variant; may be given again.")
+@click.option(
+    "--delegate",
+    "delegates",
+    multiple=True,
+    help="On this one (cpu, gpu:precision=f16, edgetpu:performance=Low, or =each for all levels); may be given again.",
+)
+@click.option(
+    "--meter",
+    type=click.Choice(COVERS),
+    default="board",
+    show_default=True,
+    help="What is measured; gpu: NVML's counter.",
+)
 @click.option("--clocks", default="", help="MHz to cap the processor at; needs edgekit-powerd there.")
 @click.option("--seconds", type=click.FloatRange(0.2, 20), default=3.0, show_default=True, help="For each point.")
-@click.option("--watts", metavar="IDLE,BUSY", help="What a board without a meter draws, idle and with all cores busy.")
+@click.option(
+    "--watts",
+    metavar="IDLE,BUSY[,UNIT]",
+    help="What a board without a meter draws, idle and with all cores busy; and what its accelerator does.",
+)
 @click.option("--target", help="Take those from a kind of board: edgekit targets.")
 @device_options
 def calibrate_command(
@@ -94,6 +112,8 @@ def calibrate_command(
     output: Path,
     threads: str,
     variants: tuple[str, ...],
+    delegates: tuple[str, ...],
+    meter: str,
     clocks: str,
     seconds: float,
     watts: str | None,
@@ -120,7 +140,7 @@ def calibrate_command(
     local = hashlib.sha256((bundle / "manifest.json").read_bytes()).hexdigest()
     points = points_of(
         found.manifest, _numbers(threads, "--threads"), variants=variants,
-        clocks=[1000 * mhz for mhz in _numbers(clocks, "--clocks")] if clocks else (),
+        clocks=[1000 * mhz for mhz in _numbers(clocks, "--clocks")] if clocks else (), delegates=delegates,
     )  # fmt: skip
     with showing_progress(as_json) as progress:
         asked = open_points(parse_address(device), python=python, ask=lambda *key: ask_beside(progress, *key))
@@ -137,6 +157,7 @@ def calibrate_command(
                 digest=local,
                 seconds=seconds,
                 watts=_watts(watts, target),
+                meter=meter,
                 progress=lambda done, total, what: progress(what, done, total),
                 made_at=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
             )
@@ -145,8 +166,8 @@ def calibrate_command(
         return
     idle = f"{table.idle_uw / 1e6:.3f} W, {table.idle_provenance} ({table.meter})"
     show_facts([("table", output), ("board", table.board), ("idle", idle)])
-    columns = ("variant", "threads", "MHz", "ms", "spread", "W", "J above idle", "accuracy", "power is")
-    show_table(columns, table_facts(table), right=columns[1:8])
+    columns = ("variant", "threads", "MHz", "on", "ms", "spread", "W", "J above idle", "accuracy", "power is")
+    show_table(columns, table_facts(table), right=(*columns[1:3], *columns[4:9]))
 
 
 @power_command.command(
@@ -243,13 +264,13 @@ def _watts(text: str | None, target: str | None) -> Any:
 
     if text is not None:
         try:
-            idle, busy = (round(float(word) * 1e6) for word in text.split(","))
+            idle, busy, *unit = (round(float(word) * 1e6) for word in text.split(","))
         except (ValueError, OverflowError):
-            idle = busy = 0
-        if not 0 < idle < busy < 10**10:
-            raise InputError(f"--watts {text!r} is not IDLE,BUSY", hint="--watts 2.8,9.7")
+            idle, busy, unit = 0, 0, []
+        if not 0 < idle < busy < 10**10 or len(unit) > 1 or not all(0 < one < 10**10 for one in unit):
+            raise InputError(f"--watts {text!r} is not IDLE,BUSY or IDLE,BUSY,UNIT", hint="--watts 2.8,9.7")
         cores = (load_target(target).cores if target else None) or 4
-        return Watts(idle, busy, cores, "said with --watts")
+        return Watts(idle, busy, cores, "said with --watts", unit[0] if unit else None)
     if target is None:
         return None
     kind = load_target(target)

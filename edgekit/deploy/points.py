@@ -24,7 +24,7 @@ class Points:
         self.manifest = ""
 
     def measure(self, seconds: float, **point: Any) -> dict[str, Any]:
-        """What edgekit/runner/point.py says of variant=, threads= and clock_khz=; of idling without a variant."""
+        """What edgekit/runner/point.py says of variant=, threads=, clock_khz=, delegate=, meter=; of idling without a variant."""
         answer = self._session.request("point", seconds=seconds, **point)
         found = answer.get("point")
         fits = isinstance(found, dict) and all(
@@ -36,6 +36,7 @@ class Points:
         return {
             **{key: found.get(key) for key in _WHOLE},
             "provenance": found["provenance"],
+            "fake": found.get("fake") is True,
             "meter": plain(found.get("meter")),
         }
 

@@ -64,7 +64,10 @@ def rehearse(options: Any) -> None:
     print(f"{found.inferences} inferences, {found.missed} missed ({missed:.3f} %), goal {found.goal}")
     if found.accuracy is not None:
         print(f"accuracy {found.accuracy:.3f} % on average, by what the manifest says of its variants")
-        print(f"median {found.median_ms:g} ms, p99 {found.p99_ms:g} ms (measured)")
+        if found.fake:
+            print("FAKE: a delegate made for tests answered, so that no time of it means anything")
+        else:
+            print(f"median {found.median_ms:g} ms, p99 {found.p99_ms:g} ms (measured)")
         print(f"{found.energy_j:g} J above idle ({found.energy_provenance})")
         print(f"one decision {found.decision_us:g} us, p99 {found.decision_p99_us:g} us (measured)")
     for name, count in found.points.items():
@@ -72,11 +75,15 @@ def rehearse(options: Any) -> None:
 
 
 def point_options(parser: argparse.ArgumentParser) -> None:
+    from edgekit.runner.power.points import COVERS
+
     parser.add_argument("release")
     parser.add_argument("--variant", help="which variant; without it the machine is watched while it idles")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--clock-khz", type=int, help="through edgekit-powerd")
+    parser.add_argument("--delegate", default="", help="on this one and no other; default: the bundle's list")
+    parser.add_argument("--meter", choices=COVERS, default="board", help="what is to be measured (default board)")
 
 
 def point(options: Any) -> None:
@@ -91,10 +98,12 @@ def point(options: Any) -> None:
             caps = stack.enter_context(closing(Caps()))
             caps.cap_cpus(options.clock_khz)
         if options.variant is None:
-            found = idle_power(options.seconds)
+            found = idle_power(options.seconds, covers=options.meter)
         else:
-            chosen = OperatingPoint(options.variant, options.threads, clock_khz=options.clock_khz)
-            found = measure_point(options.release, chosen, options.seconds)
+            chosen = OperatingPoint(
+                options.variant, options.threads, clock_khz=options.clock_khz, delegate=options.delegate
+            )
+            found = measure_point(options.release, chosen, options.seconds, covers=options.meter)
     print(json.dumps(asdict(found)))
 
 

@@ -41,7 +41,7 @@ def measure(options):
         )
     manifest = read_bundle(options.bundle).manifest
 
-    def ask(seconds, variant=None, threads=None, clock_khz=None):
+    def ask(seconds, variant=None, threads=None, **more):
         found = (
             idle_power(0)
             if variant is None

@@ -83,25 +83,37 @@ class Policy:
         self._since_refresh = REFRESH
         self._log_price = self._log_fast = 0.0  # corrections of what the hull says
         self._candidates: list[tuple[float, float, float, float, int]] = []
+        self._rows: Sequence[int] = range(len(table.rows))
         self._hull: list[tuple[float, float]] = []
         self._fastest = self._least = 0.0
         self._cheapest = 0
-        self._refresh()
-        fits = [row.latency_s <= goal.deadline_s for row in table.rows]
-        energies = [e for e, fit in zip(self.belief.energy, fits) if fit] or self.belief.energy
-        gains = [a for a, fit in zip(self._accuracy, fits) if fit] or self._accuracy
-        self._bucket, self._window_w = window_bucket(goal, self.idle_w, min(energies), now_s)
-        self._heat, self._heat_bucket = heat_guard(goal, table, self.idle_w, now_s)
         self._first_price = FREE
-        if goal.accuracy is not None:
-            # cheapest point at all wins if any accuracy will do: the price must still move both ways from there
-            price = least_energy(lower_hull(energies, gains), energies, gains, goal.accuracy)[1]
-            self._first_price = price or 1e-6
+        fits = self.restrict(self._rows)
+        self._bucket, self._window_w = window_bucket(goal, self.idle_w, min(self.belief.energy[i] for i in fits), now_s)
+        self._heat, self._heat_bucket = heat_guard(goal, table, self.idle_w, now_s)
 
     @property
     def mean_accuracy(self) -> float | None:
         """Points, of all answers so far; None before the first one."""
         return self._won / self._answers if self._answers else None
+
+    @property
+    def rate_hz(self) -> float:
+        """How many inferences come: on average, or now if that is more; 0 if nobody knows."""
+        return max(self._arrivals.mean_rate, self._arrivals.rate_now(self._now))
+
+    def restrict(self, rows: Sequence[int]) -> list[int]:
+        """From now on one of these rows of the table; which of them can be in time at all. All else that was learned stays."""
+        self._rows = rows
+        fits = [i for i in rows if self.table.rows[i].latency_s <= self.goal.deadline_s] or list(rows)
+        if self.goal.accuracy is not None:
+            energies, gains = [self.belief.energy[i] for i in fits], [self._accuracy[i] for i in fits]
+            # the cheapest point at all wins if any accuracy will do: the price must still move both ways from there
+            self._first_price = (
+                least_energy(lower_hull(energies, gains), energies, gains, self.goal.accuracy)[1] or 1e-6
+            )
+        self._refresh()
+        return fits
 
     def arrived(self, now_s: float) -> None:
         """An inference came."""
@@ -266,7 +278,7 @@ class Policy:
         self._since_refresh = 0
         belief = self.belief
         latency, spread = belief.latency, belief.spread
-        order = sorted(range(len(latency)), key=latency.__getitem__)
+        order = sorted(self._rows, key=latency.__getitem__)
         self._fastest = latency[order[0]]
         least: dict[float, float] = {}
         candidates = []

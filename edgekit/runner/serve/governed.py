@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit.errors import EdgekitError, InputError
 from edgekit.runner.model import Model
+from edgekit.runner.power.actuators import OperatingPoint
 from edgekit.runner.power.board import Board
 from edgekit.runner.power.caps import Caps
 from edgekit.runner.power.feasible import check_goal
 from edgekit.runner.power.goal import parse_goal
+from edgekit.runner.power.levels import best_level, rows_at
 from edgekit.runner.power.looks import Looks
 from edgekit.runner.power.points import Table, read_table
 from edgekit.runner.power.policy import Policy
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from edgekit.runner.serve.process import Settings
 
 LOOK_S = 1.0
+LEVEL_S = 30.0  # for which a clock level of an Edge TPU stays at least: a change stops everything for a moment
 
 
 class Governed:
@@ -52,7 +55,10 @@ class Governed:
         self.samples = model.samples
         self._variants, self._policy, self._looks = variants, policy, looks
         self._set_clock, self._trace, self._clock = set_clock, trace, clock
-        self._began = clock()
+        self._began = self._chosen_at = clock()
+        self._level = best_level(policy.goal, policy.table)
+        policy.restrict(rows_at(policy.table, self._level))
+        variants.hold(self._points())
         self._turn = threading.Condition()
         self._waiting: deque[tuple[object, float]] = deque()  # (whose, deadline)
         self._busy = False
@@ -95,8 +101,31 @@ class Governed:
                 self._looks.tell(self._policy, self._now(), self._trace)
             if self._last_clock is not None:
                 self._cap(self._last_clock, again=True)
+            self._choose_level()
             if ended.wait(LOOK_S):
                 return
+
+    def _choose_level(self) -> None:
+        """Another clock level of an Edge TPU, if what comes by now wants it: it is opened anew, and who asks meanwhile waits."""
+        if not self._level or self._clock() - self._chosen_at < LEVEL_S:
+            return
+        with self._turn:
+            self._turn.wait_for(lambda: not self._busy)
+            self._chosen_at = self._clock()
+            best = best_level(self._policy.goal, self._policy.table, rate_hz=self._policy.rate_hz, now=self._level)
+            if best == self._level:
+                return
+            before, self._level = self._level, best
+            try:
+                self._variants.hold(self._points())
+            except EdgekitError as error:
+                print(f"edgekit.runner: {error}; going on at {before}", file=sys.stderr, flush=True)
+                self._level = before
+                self._variants.hold(self._points())
+            self._policy.restrict(rows_at(self._policy.table, self._level))
+
+    def _points(self) -> list[OperatingPoint]:
+        return [self._policy.table.rows[i].point for i in rows_at(self._policy.table, self._level)]
 
     def _now(self) -> float:
         return self._clock() - self._began
@@ -129,8 +158,8 @@ def govern(settings: Settings, wanted: str, model: Model, stack: ExitStack) -> G
         except OSError as error:
             raise InputError(f"cannot write {settings.trace}: {error.strerror}", hint="name another file") from None
         trace = TraceWriter(stream, goal, table)
-    variants = Variants(settings.release, table)
-    policy, looks = Policy(goal, table), Looks(Board())
+    variants = Variants(settings.release)
+    policy, looks = Policy(goal, table), Looks(Board(), covers=table.covers)
     looks.tell(policy, 0.0)
     looks.check(goal)
     governed = Governed(
