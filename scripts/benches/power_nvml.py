@@ -3,12 +3,11 @@
     python scripts/benches/gpu.py prepare build/gpu             where TensorFlow is: networks without their weights, 0.3 MB
     python scripts/benches/power_nvml.py build/gpu --json power_nvml.json      where the GPU is
 
-Needs there: numpy, and on PYTHONPATH ai-edge-litert, flatbuffers and ml_dtypes; NVIDIA's driver with NVML and Vulkan, and its loader.
-The networks are Keras's MobileNetV2 and EfficientNetB0 (224 x 224, a batch of 1) with random weights: their work is real, their answers
-mean nothing, and their accuracy is what Keras publishes for trained ones (71.3 and 77.1 % top-1 on ImageNet). Each on the GPU in f32 and
-in f16. Energy is what the counter says of the whole card while the load runs, with idling and above what it draws just before
-and after the run with the same models open. The load is the same for all: arrivals at random at a mean rate (Poisson), so that some
-wait for others.
+Needs there: numpy, and on PYTHONPATH ai-edge-litert, flatbuffers and ml_dtypes; NVIDIA's driver with NVML and Vulkan, and its
+loader. The networks are Keras's MobileNetV2 and EfficientNetB0 (224 x 224, a batch of 1) with random weights: their work is real,
+their answers mean nothing, and their accuracy is what Keras publishes for trained ones (71.3 and 77.1 % top-1 on ImageNet). Each
+on the GPU in f32 and in f16. Energy is what the counter says of the whole card while the load runs: in all, and above what it
+draws just before and after with the same models open. The load is the same for all: arrivals at random at a mean rate (Poisson).
 """
 
 import argparse
@@ -30,6 +29,7 @@ DELEGATES = (
     "gpu:precision=f32,tolerance=1.0",
     "gpu:precision=f16,tolerance=1.0",
 )  # random weights: softmax may saturate
+MEANS = ("median_ms", "p99_ms", "watts", "total_mj", "above_idle_mj")
 CLIENTS = 12  # that wait at the same time, at most
 SEED = 20261123
 
@@ -114,8 +114,8 @@ class Hurried:
 def make_bundle(folder, path, delegates):
     """Both networks with weights from a fixed seed, and two golden inputs of noise that the processor answered."""
     import numpy as np
-    from benches.gpu import with_weights
 
+    from benches.gpu import with_weights
     from edgekit.bundle import write_bundle
     from edgekit.delegates import parse_delegate
     from edgekit.manifest import Manifest, Quality
@@ -276,8 +276,8 @@ def report(goal, table, runs, options):
             "name": name,
             "missed": 100 * sum(r["late"] + r["refused"] for r in each) / count,
             "accuracy": sum((r["accuracy"] or 0) * (r["inferences"] - r["refused"]) for r in each) / max(answered, 1),
-            **{key: sum(r[key] for r in each) / len(each) for key in ("median_ms", "p99_ms", "watts", "total_mj", "above_idle_mj")},
-        }  # fmt: skip
+            **{key: sum(r[key] for r in each) / len(each) for key in MEANS},
+        }
     ours = rows.pop("edgekit")
     fits = [row for row in rows.values() if row["accuracy"] >= options.accuracy]
     best = min(fits, key=lambda row: row["above_idle_mj"])
@@ -289,9 +289,11 @@ def report(goal, table, runs, options):
         cells = (f"{row['missed']:9.3f}{row['accuracy']:9.3f}{row['median_ms']:10.3f}{row['p99_ms']:8.2f}"
                  f"{row['watts']:8.1f}{row['total_mj']:8.1f}{row['above_idle_mj']:11.2f}")  # fmt: skip
         print(f"{row['name']:44}{cells}")
-    print(f"best fixed point with that accuracy: {best['name']}; edgekit above idle {ours['above_idle_mj'] / best['above_idle_mj']:.3f} x,"
-          f" in all {ours['total_mj'] / best['total_mj']:.3f} x; best mix of the fixed points {optimum:.2f} mJ,"
-          f" edgekit {ours['above_idle_mj'] / optimum:.3f} x")  # fmt: skip
+    above, whole = ours["above_idle_mj"] / best["above_idle_mj"], ours["total_mj"] / best["total_mj"]
+    print(
+        f"best fixed point with that accuracy: {best['name']}; edgekit above idle {above:.3f} x, in all {whole:.3f} x"
+    )
+    print(f"best mix of the fixed points: {optimum:.2f} mJ; edgekit {ours['above_idle_mj'] / optimum:.3f} x")
     found = {"goal": goal, "date": time.strftime("%Y-%m-%d"), "rate_hz": options.rate, "edgekit": ours, "best_fixed": best,
              "fixed": rows, "best_mix_mj": optimum, "runs": runs, "table": [
                  {"point": row.point.words, "latency_us": row.latency_us, "power_uw": row.power_uw} for row in table.rows
