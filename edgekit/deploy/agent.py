@@ -26,6 +26,7 @@ from edgekit.deploy.disk import (
     write_durably,
 )
 from edgekit.deploy.health import check_in_use, golden_check
+from edgekit.deploy.helper import change_helper, helper_state, remaining_helper, why_no_helper
 from edgekit.deploy.journal import read_journal
 from edgekit.deploy.look import look, outcome, status, verify
 from edgekit.deploy.recorded import list_recorded, read_recorded
@@ -96,7 +97,7 @@ class Agent:
         if operation not in CHANGES:
             raise Refused("DeviceError", f"the agent does not know {operation!r}", OUR_FAULT)
         if operation == "remove" and not os.path.isdir(self.store.root):
-            return {"removed": self.store.root}
+            return {"removed": self.store.root, "left": ""}
         if operation in ("rollback", "adopt") and not os.path.isdir(self.store.root):
             message = "nothing is installed there, so there is no previous release either"
             raise Refused("NotInstalled", message, "edgekit deploy BUNDLE DEVICE")
@@ -253,10 +254,17 @@ class Agent:
         unsigned = request.get("unsigned") is True
         return change_signers(self.store.root, request["text"], request["signature"], unsigned=unsigned)
 
+    def power(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The power helper of the release that is good is installed, and runs: who asks says that a person agreed."""
+        if look(self.trials).is_trial:
+            raise Refused("DeviceRefused", "a release is on trial", "confirm it first")
+        return {"changed": change_helper(self.store.root, self.store.keep_agent(as_file(packed)), "install")}
+
     def remove(self, request: dict[str, Any]) -> dict[str, Any]:
+        left = remaining_helper(self.store.root, lambda: self.store.keep_agent(as_file(packed)))
         find_service(self.store.root, "auto").remove()
         self.store.remove()
-        return {"removed": self.store.root}
+        return {"removed": self.store.root, "left": left}
 
     def tidy(self) -> None:
         """After a failed request: nothing half-made stays, and nothing that no release needs."""
@@ -269,7 +277,8 @@ class Agent:
 Answers = Mapping[str, Callable[[Agent, dict[str, Any]], "dict[str, Any] | None"]]
 
 LOOKS: Answers = {
-    "status": lambda agent, request: status(agent.trials),
+    "status": lambda agent, request: dict(status(agent.trials), power=helper_state(agent.store.root)),
+    "power possible": lambda agent, request: {"why_not": why_no_helper(agent.store.root)},
     "verify": lambda agent, request: {"damaged": verify(agent.trials)},
     "outcome": lambda agent, request: outcome(agent.trials, request["id"]),
     "missing": Agent.missing,
@@ -288,5 +297,6 @@ CHANGES: Answers = {
     "rollback": Agent.rollback,
     "adopt": Agent.adopt,
     "change signers": Agent.change_signers,
+    "power": Agent.power,
     "remove": Agent.remove,
 }

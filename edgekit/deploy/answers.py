@@ -21,7 +21,9 @@ ANSWERS: dict[str, Any] = {
     "outcome": {"outcome": str, "previous": _Text},
     "rollback": {"current": _Text, "previous": _Text, "left": _Text},
     "adopt": {"current": _Text, "previous": _Text},
-    "remove": {"removed": str},
+    "remove": {"removed": str, "left": str},
+    "power possible": {"why_not": str},
+    "power": {"changed": [str]},
     "status": {
         "releases": [_RELEASE],
         "used_bytes": int,
@@ -29,6 +31,7 @@ ANSWERS: dict[str, Any] = {
         "trial": ({"release": str, "left_s": _Number, "confirm": str}, None),
         "failed": [str],
         "service": _Text,
+        "power": {"installed": bool, "active": bool},
     },
     "verify": {"damaged": [str]},
     "samples": {"samples": list},

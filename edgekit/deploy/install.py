@@ -20,11 +20,12 @@ from edgekit.deploy.runtime import build_runtime
 from edgekit.deploy.session import Hello, Session, open_session, refuse_host_key
 from edgekit.deploy.sign import Signed, Signer
 from edgekit.deploy.transport import AskHostKey
-from edgekit.errors import DeviceUnsupported, InputError
+from edgekit.errors import DeviceRefused, DeviceUnsupported, InputError
 from edgekit.platforms import choose_runtime
 
 Progress = Callable[[str, int, int], None]  # stage, bytes done, bytes in all (0: not counted in bytes)
 
+HELPER = Step("power", "install edgekit-powerd, a service that runs as root: it sets clock caps, and takes them back")
 WINDOW_S = 120.0  # for which a release is on trial unless somebody says otherwise
 
 
@@ -51,6 +52,7 @@ class Deployment:
     signed_by: str | None  # name and fingerprint; None: unsigned, or the device does not ask for it
     health: Mapping[str, Any] | None  # what its server said of itself on trial; None without a service
     warning: str  # what a person should know of the device; "" if nothing
+    power: tuple[str, ...] | None  # what installing the power helper changed; None: nobody asked for it
 
 
 def deploy(
@@ -68,6 +70,7 @@ def deploy(
     signed: Signed | None = None,
     sign: Signer | None = None,
     unsigned: bool = False,
+    power: bool = False,
     ask: AskHostKey = refuse_host_key,
     progress: Progress = lambda stage, done, total: None,
 ) -> Deployment:
@@ -78,6 +81,7 @@ def deploy(
     again, whether we are there or not. Any EdgekitError means that it is so, or will be by the end of the window.
     `verify` first hashes everything on the device and sends again what is damaged. `volatile` allows a device that may
     forget everything when it is switched off, as one in this machine (Local) always may.
+    `power` also installs edgekit-powerd there, which runs as root: only for who was asked.
     A device that has signers wants what `sign` signs now, or `signed` before, or to be told `unsigned`.
     """
     if isinstance(address, Local) and service == "auto":  # this machine is not to start things by itself
@@ -87,6 +91,10 @@ def deploy(
     with open_session(address, python=python, ask=ask) as session:
         hello = session.hello
         _check_fits(bundle, hello, address)
+        if power and (reason := session.request("power possible")["why_not"]):
+            raise DeviceRefused(
+                f"{address}: no power helper: {reason}", hint="leave --power out: variants and threads need no right"
+            )
         damaged = session.request("verify")["damaged"] if verify else ()
         request = {"volatile": volatile or isinstance(address, Local)}
 
@@ -105,6 +113,7 @@ def deploy(
             raise InputError(
                 f"{plan.contents[sha256]!s} has just changed here", hint="deploy again when it is finished"
             )
+        steps = list_steps(plan, hello, window_s, confirm)
         result = Deployment(
             device=str(address),
             root=hello.root,
@@ -116,7 +125,7 @@ def deploy(
             previous=hello.good if dry_run else hello.previous,
             changed=not plan.is_done,
             dry_run=dry_run,
-            steps=list_steps(plan, hello, window_s, confirm),
+            steps=(*steps, *([HELPER] if power else [])),
             files_sent=len(plan.missing),
             bytes_sent=plan.bytes_to_send,
             service=None,
@@ -125,10 +134,11 @@ def deploy(
             signed_by=None,
             health=None,
             warning=plan.warning,
+            power=None,
         )
-        if dry_run or plan.is_done:
+        if dry_run or (plan.is_done and not power):
             return result
-        for step in result.steps[:-1]:  # the last one needs another connection
+        for step in steps[:-1]:  # the last one needs another connection
             if step.stage == "send":
                 _send(session, plan, progress)
                 continue
@@ -150,10 +160,28 @@ def deploy(
                 who = begun["signed"]
                 signed_by = None if who is None else f"{who['principal']} ({who['key']})"
                 result = replace(result, service=begun["service"], health=begun["health"], signed_by=signed_by)
+    if not plan.is_done:
+        result = _settle(address, result, window_s, confirm, python, ask, progress)
+    if power:
+        progress("power", 0, 0)
+        with open_session(address, python=python, ask=ask) as session:
+            result = replace(result, power=tuple(session.request("power")["changed"]))
+    return result
+
+
+def _settle(
+    address: Address,
+    result: Deployment,
+    window_s: float,
+    confirm: str,
+    python: str,
+    ask: AskHostKey,
+    progress: Progress,
+) -> Deployment:
     ends = time.monotonic() + window_s
     settle = confirm_release if confirm == "workstation" else await_device
     progress("confirm", 0, 0)
-    previous = settle(address, plan.release.id, ends, python=python, ask=ask)
+    previous = settle(address, result.release, ends, python=python, ask=ask)
     return replace(result, previous=previous, confirmed_by=confirm)
 
 

@@ -32,6 +32,7 @@ AGENT = (  # in the order in which they import one another
     "units",
     "systemd",
     "service",
+    "helper",
     "vectors",
     "health",
     "trial",

@@ -113,15 +113,16 @@ def powerd_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("release", nargs="?", help="not needed; what `run powerd` gives")
     parser.add_argument("--socket", default=SOCKET, metavar="PATH", help=f"where to listen (default {SOCKET})")
     parser.add_argument("--group", help="who may connect beside root (default: nobody)")
+    parser.add_argument("--user", help="who may connect beside root")
 
 
 def powerd(options: Any) -> None:
     from edgekit.runner.power.powerd import main
 
     try:
-        main(options.socket, options.group)
-    except KeyError:
-        raise InputError(f"no group {options.group!r} on this machine", hint="groupadd --system edgekit") from None
+        main(options.socket, options.group, user=options.user)
+    except KeyError as error:
+        raise InputError(f"not on this machine: {error.args[0]}", hint="groupadd --system edgekit") from None
     except OSError as error:
         raise InputError(f"cannot listen at {options.socket}: {error.strerror}", hint="run it as root") from None
 
