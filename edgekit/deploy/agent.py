@@ -254,7 +254,7 @@ class Agent:
         unsigned = request.get("unsigned") is True
         return change_signers(self.store.root, request["text"], request["signature"], unsigned=unsigned)
 
-    def power(self, request: dict[str, Any]) -> dict[str, Any]:
+    def install_helper(self, request: dict[str, Any]) -> dict[str, Any]:
         """The power helper of the release that is good is installed, and runs: who asks says that a person agreed."""
         if look(self.trials).is_trial:
             raise Refused("DeviceRefused", "a release is on trial", "confirm it first")
@@ -278,7 +278,7 @@ Answers = Mapping[str, Callable[[Agent, dict[str, Any]], "dict[str, Any] | None"
 
 LOOKS: Answers = {
     "status": lambda agent, request: dict(status(agent.trials), power=helper_state(agent.store.root)),
-    "power possible": lambda agent, request: {"why_not": why_no_helper(agent.store.root)},
+    "helper possible": lambda agent, request: {"why_not": why_no_helper(agent.store.root)},
     "verify": lambda agent, request: {"damaged": verify(agent.trials)},
     "outcome": lambda agent, request: outcome(agent.trials, request["id"]),
     "missing": Agent.missing,
@@ -297,6 +297,6 @@ CHANGES: Answers = {
     "rollback": Agent.rollback,
     "adopt": Agent.adopt,
     "change signers": Agent.change_signers,
-    "power": Agent.power,
+    "helper": Agent.install_helper,
     "remove": Agent.remove,
 }

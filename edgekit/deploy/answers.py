@@ -22,8 +22,8 @@ ANSWERS: dict[str, Any] = {
     "rollback": {"current": _Text, "previous": _Text, "left": _Text},
     "adopt": {"current": _Text, "previous": _Text},
     "remove": {"removed": str, "left": str},
-    "power possible": {"why_not": str},
-    "power": {"changed": [str]},
+    "helper possible": {"why_not": str},
+    "helper": {"changed": [str]},
     "status": {
         "releases": [_RELEASE],
         "used_bytes": int,

@@ -91,7 +91,7 @@ def deploy(
     with open_session(address, python=python, ask=ask) as session:
         hello = session.hello
         _check_fits(bundle, hello, address)
-        if power and (reason := session.request("power possible")["why_not"]):
+        if power and (reason := session.request("helper possible")["why_not"]):
             raise DeviceRefused(
                 f"{address}: no power helper: {reason}", hint="leave --power out: variants and threads need no right"
             )
@@ -165,7 +165,7 @@ def deploy(
     if power:
         progress("power", 0, 0)
         with open_session(address, python=python, ask=ask) as session:
-            result = replace(result, power=tuple(session.request("power")["changed"]))
+            result = replace(result, power=tuple(session.request("helper")["changed"]))
     return result
 
 

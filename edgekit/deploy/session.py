@@ -49,7 +49,14 @@ CHECK_S = 900.0  # for the golden check: the agent itself gives up after 600
 _LONGEST_FRAME = 64 << 20  # bytes; a listing of a large runtime is under 1 MB
 _TOLD_EACH = 1 << 20  # bytes of a blob, after which whoever waits is told
 _SENT_BY_SHELL = 1 << 20  # bytes a login shell may print before the probe speaks
-_CHANGES = ("trial", "confirm", "rollback", "adopt", "remove")  # after these, a lost answer leaves open what happened
+_CHANGES = (
+    "trial",
+    "confirm",
+    "rollback",
+    "adopt",
+    "remove",
+    "helper",
+)  # after these, a lost answer leaves open what happened
 
 
 def refuse_host_key(host: str, key_type: str, fingerprint: str) -> bool:

@@ -132,10 +132,8 @@ class Knobs:
 
     def _recall(self) -> None:
         """What one that was killed left set, as far as it is something that we set."""
-        if self._kept is None:
-            return
         with contextlib.suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
-            with open(self._kept, encoding="ascii") as file:
+            with open(self._kept or "", encoding="ascii") as file:
                 found = json.loads(file.read(1 << 16))
             known = self.caps()
             self._before = {str(w): str(v) for w, v in found["caps"].items() if w in known and str(v).isdecimal()}
@@ -295,10 +293,8 @@ def _start() -> None:
     import argparse
 
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--socket", default=SOCKET, metavar="PATH", help=f"where to listen (default {SOCKET})")
-    parser.add_argument("--group", help="who may connect beside root")
-    parser.add_argument("--user", help="who may connect beside root")
-    parser.add_argument("--root", default="/", metavar="DIR", help="where sys and etc lie (default /)")
+    for name, default in (("--socket", SOCKET), ("--user", None), ("--group", None), ("--root", "/")):
+        parser.add_argument(name, default=default)
     parser.add_argument("--restore", action="store_true", help="put back what one that was killed left set, and end")
     options = parser.parse_args()
     if options.restore:
