@@ -138,6 +138,7 @@ HONEST = {
     },
     "verify": {"damaged": ["a"]},
     "helper": {"changed": ["a"]},
+    "points": {"place": "a", "service": "none"},
     "helper possible": {"why_not": ""},
     "remove": {"removed": "a", "left": ""},
     "signers": {"enforced": True, "signers": []},

@@ -134,7 +134,7 @@ def calibrate_command(
     from edgekit.deploy.points import open_points
     from edgekit.errors import InputError
     from edgekit.power.calibration import as_json as table_json
-    from edgekit.power.calibration import calibrate, points_of, table_facts
+    from edgekit.power.calibration import calibrate, points_of, said_watts, table_facts
 
     found = read_bundle(bundle)
     local = hashlib.sha256((bundle / "manifest.json").read_bytes()).hexdigest()
@@ -156,7 +156,7 @@ def calibrate_command(
                 board=remote.board,
                 digest=local,
                 seconds=seconds,
-                watts=_watts(watts, target),
+                watts=said_watts(watts, target),
                 meter=meter,
                 progress=lambda done, total, what: progress(what, done, total),
                 made_at=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -168,6 +168,44 @@ def calibrate_command(
     show_facts([("table", output), ("board", table.board), ("idle", idle)])
     columns = ("variant", "threads", "MHz", "on", "ms", "spread", "W", "J above idle", "accuracy", "power is")
     show_table(columns, table_facts(table), right=(*columns[1:3], *columns[4:9]))
+
+
+@power_command.command(
+    "use",
+    epilog=DEVICE_HELP + "\n\b\nExamples:\n  edgekit power use pi@raspberrypi.local points.json\n"
+    "  edgekit power use pi@raspberrypi.local --none",
+)
+@DEVICE
+@click.argument("table", type=click.Path(path_type=Path), required=False)
+@click.option("--none", "no_table", is_flag=True, help="Take the table away: the goal is not kept any more.")
+@device_options
+def use_command(device: str, table: Path | None, no_table: bool, python: str, as_json: bool) -> None:
+    """Let DEVICE's server keep its bundle's goal, by the TABLE that calibrate wrote; the server is started anew.
+
+    The bundle names the goal (edgekit convert --goal). A table of another bundle, or of which the goal is impossible, is
+    left alone by the server, which says so in its log.
+    """
+    from edgekit.deploy.address import parse_address
+    from edgekit.deploy.points import use_points
+    from edgekit.errors import InputError
+    from edgekit.runner.power.points import read_table
+
+    if (table is None) != no_table:
+        raise InputError("which table?", hint="edgekit power use DEVICE points.json, or DEVICE --none")
+    try:
+        text = None if table is None else table.read_text("utf-8")
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {table}: {error}", hint="edgekit power calibrate writes one") from None
+    if text is not None:
+        read_table(text)
+    found = use_points(parse_address(device), text, python=python, ask=ask_host_key)
+    if as_json:
+        show_json(found)
+        return
+    done = "is gone" if no_table else "is in use"
+    click.echo(f"{found['device']}: {found['place']} {done}")
+    if found["service"] == "none":
+        click.echo("nothing keeps a server running there: start it anew with ROOT/current/run serve")
 
 
 @power_command.command(
@@ -255,25 +293,3 @@ def _numbers(text: str, option: str) -> list[int]:
     if not all(word.isascii() and word.isdecimal() and 0 < int(word) < 100_000 for word in words):
         raise InputError(f"{option} {text!r} is no list of whole numbers", hint=f"{option} 1,2,4")
     return sorted({int(word) for word in words})
-
-
-def _watts(text: str | None, target: str | None) -> Any:
-    from edgekit.errors import InputError
-    from edgekit.power.calibration import Watts
-    from edgekit.target import load_target
-
-    if text is not None:
-        try:
-            idle, busy, *unit = (round(float(word) * 1e6) for word in text.split(","))
-        except (ValueError, OverflowError):
-            idle, busy, unit = 0, 0, []
-        if not 0 < idle < busy < 10**10 or len(unit) > 1 or not all(0 < one < 10**10 for one in unit):
-            raise InputError(f"--watts {text!r} is not IDLE,BUSY or IDLE,BUSY,UNIT", hint="--watts 2.8,9.7")
-        cores = (load_target(target).cores if target else None) or 4
-        return Watts(idle, busy, cores, "said with --watts", unit[0] if unit else None)
-    if target is None:
-        return None
-    kind = load_target(target)
-    if kind.idle_mw is None or kind.busy_mw is None:
-        raise InputError(f"we have no figures of what {target} draws", hint="say them: --watts IDLE,BUSY")
-    return Watts(kind.idle_mw * 1000, kind.busy_mw * 1000, kind.cores or 4, f"target {target}")

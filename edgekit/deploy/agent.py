@@ -20,6 +20,7 @@ from edgekit.deploy.disk import (
     OUR_FAULT,
     Refused,
     checked,
+    delete,
     explain,
     forgets,
     read_listing,
@@ -33,7 +34,7 @@ from edgekit.deploy.recorded import list_recorded, read_recorded
 from edgekit.deploy.service import find_service, read_log
 from edgekit.deploy.signers import change_signers, list_signers
 from edgekit.deploy.signing import admit, is_enforced, kept_signature, signature_files
-from edgekit.deploy.store import Store
+from edgekit.deploy.store import POINTS, Store
 from edgekit.deploy.trial import Trials
 
 IDLE_S = 600  # for which nothing comes: the workstation is gone, and nobody told us
@@ -254,6 +255,17 @@ class Agent:
         unsigned = request.get("unsigned") is True
         return change_signers(self.store.root, request["text"], request["signature"], unsigned=unsigned)
 
+    def use_points(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The table of operating points that the runner keeps its bundle's goal by; the runner is started anew."""
+        place = self.store.path(POINTS)
+        if request["text"] is None:
+            delete(place)
+        else:
+            write_durably(place, str(request["text"]).encode())
+        service = self.trials.service()
+        service.restart()
+        return {"place": place, "service": service.kind}
+
     def install_helper(self, request: dict[str, Any]) -> dict[str, Any]:
         """The power helper of the release that is good is installed, and runs: who asks says that a person agreed."""
         if look(self.trials).is_trial:
@@ -298,5 +310,6 @@ CHANGES: Answers = {
     "adopt": Agent.adopt,
     "change signers": Agent.change_signers,
     "helper": Agent.install_helper,
+    "points": Agent.use_points,
     "remove": Agent.remove,
 }

@@ -24,6 +24,7 @@ ANSWERS: dict[str, Any] = {
     "remove": {"removed": str, "left": str},
     "helper possible": {"why_not": str},
     "helper": {"changed": [str]},
+    "points": {"place": str, "service": str},
     "status": {
         "releases": [_RELEASE],
         "used_bytes": int,

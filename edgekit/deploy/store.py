@@ -8,6 +8,7 @@
     incoming/<sha256>       a blob while it arrives, or as far as it came
     runtimes/<id>/          site-packages for this board's Python: hard links into blobs; <id>.json lists them
     releases/<id>/          bundle, runner and `run`: hard links; `site` -> the runtime; release.json lists them
+    points.json             what operating points cost on this board (edgekit power use); no release either
     samples/                what runners recorded (edgekit/runner/record.py): no release, so nothing here touches it
     current -> releases/<id>    what is in use; replaced by rename, so always whole
 
@@ -48,6 +49,7 @@ from edgekit.deploy.tree import build_tree, linked_folders, mend_tree, sync_blob
 
 LAYOUT = b"edgekit 2\n"
 OLD_LAYOUT = b"edgekit 1\n"  # `current` and `previous` links, and no journal
+POINTS = "points.json"
 FOLDERS = ("agent", "blobs", "incoming", "runtimes", "releases")
 RESERVE = 16 << 20  # bytes left free on the disk, so that logs and the system go on
 RESERVED_FILES = 64  # as many more can still be made
@@ -339,7 +341,7 @@ class Store:
             write_journal(self.root, Journal())  # from now on nothing here is good
         self.use(None)
         ours: tuple[str, ...] = ("releases", "runtimes", "incoming", "blobs", "samples", "cache", "agent")
-        ours += ("previous", "run", "allowed_signers", "revoked_keys")
+        ours += ("previous", "run", "allowed_signers", "revoked_keys", POINTS)
         for name in (*ours, ".tmp-current", ".tmp-" + JOURNAL):
             delete(self.path(name))
         sync(self.root)

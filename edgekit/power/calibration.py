@@ -241,3 +241,24 @@ def table_facts(table: Table) -> list[tuple[str, ...]]:
 def as_json(table: Table) -> Any:
     """The table as it is written."""
     return json.loads(write_table(table))
+
+
+def said_watts(text: str | None, target: str | None) -> Watts | None:
+    """What --watts says, or a kind of board's figures; None where neither is given."""
+    from edgekit.target import load_target
+
+    if text is not None:
+        try:
+            idle, busy, *unit = (round(float(word) * 1e6) for word in text.split(","))
+        except (ValueError, OverflowError):
+            idle, busy, unit = 0, 0, []
+        if not 0 < idle < busy < 10**10 or len(unit) > 1 or not all(0 < one < 10**10 for one in unit):
+            raise InputError(f"--watts {text!r} is not IDLE,BUSY or IDLE,BUSY,UNIT", hint="--watts 2.8,9.7")
+        cores = (load_target(target).cores if target else None) or 4
+        return Watts(idle, busy, cores, "said with --watts", unit[0] if unit else None)
+    if target is None:
+        return None
+    kind = load_target(target)
+    if kind.idle_mw is None or kind.busy_mw is None:
+        raise InputError(f"we have no figures of what {target} draws", hint="say them: --watts IDLE,BUSY")
+    return Watts(kind.idle_mw * 1000, kind.busy_mw * 1000, kind.cores or 4, f"target {target}")

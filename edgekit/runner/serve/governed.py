@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack, closing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgekit.errors import EdgekitError, InputError
 from edgekit.runner.model import Model
@@ -16,19 +17,22 @@ from edgekit.runner.power.actuators import OperatingPoint
 from edgekit.runner.power.board import Board
 from edgekit.runner.power.caps import Caps
 from edgekit.runner.power.feasible import check_goal
-from edgekit.runner.power.goal import parse_goal
+from edgekit.runner.power.goal import Goal, parse_goal
 from edgekit.runner.power.levels import best_level, rows_at
 from edgekit.runner.power.looks import Looks
 from edgekit.runner.power.points import Table, read_table
 from edgekit.runner.power.policy import Policy
+from edgekit.runner.power.powerd import SOCKET
 from edgekit.runner.power.trace import TraceWriter
 from edgekit.runner.rehearse import usable
 from edgekit.runner.serve.wire import Refusal
 from edgekit.runner.variants import Variants
 
 if TYPE_CHECKING:
+    from edgekit.bundle import Bundle
     from edgekit.runner.serve.process import Settings
 
+KEPT = "points.json"  # in ROOT: edgekit power use puts it there
 LOOK_S = 1.0
 LEVEL_S = 30.0  # for which a clock level of an Edge TPU stays at least: a change stops everything for a moment
 
@@ -142,14 +146,63 @@ class Governed:
             self._set_clock = None
 
 
-def govern(settings: Settings, wanted: str, model: Model, stack: ExitStack) -> Governed:
-    """The model under a goal. Raises InputError for a goal or a table that cannot be used here."""
-    if settings.table is None:
+class Plan(NamedTuple):
+    """What a server is to keep: the goal, also as its text, with the points of this board, and whether clocks are set."""
+
+    text: str
+    goal: Goal
+    table: Table
+    clocks: bool
+    kept: bool  # nobody said so when it was started: a server without a goal is then better than none
+
+    @property
+    def has_levels(self) -> bool:
+        """True if an Edge TPU is opened at one clock level or another."""
+        return any(row.point.level for row in self.table.rows)
+
+
+def find_plan(settings: Settings, bundle: Bundle) -> Plan | None:
+    """What was said, or else the bundle's own goal with the table that `edgekit power use` put beside the releases.
+
+    None where that table is not there or cannot be used, which is printed: a server without a goal is better than none.
+    Raises InputError for what was said and cannot be.
+    """
+    wanted = settings.goal or bundle.manifest.goal
+    place = settings.table or _kept_table(settings.release)
+    if wanted is None or (place is None and settings.goal is None):
+        return None
+    if place is None:
         raise InputError("a goal needs a table of this board", hint="--table FILE: edgekit power calibrate writes one")
-    goal = parse_goal(wanted)
-    table = usable(_read(settings.table), sets_clock=settings.clocks)
-    check_goal(goal, table)
-    caps = stack.enter_context(closing(Caps())) if settings.clocks else None
+    try:
+        table = _read(place)
+        if settings.table is None and table.bundle != bundle.digest:
+            raise InputError(
+                f"{place} was measured with another bundle", hint="edgekit power calibrate, then power use"
+            )
+        has_clocks = any(row.point.clock_khz for row in table.rows)
+        clocks = settings.clocks or (settings.table is None and has_clocks and os.path.exists(SOCKET))
+        table = usable(table, sets_clock=clocks)
+        goal = parse_goal(wanted)
+        check_goal(goal, table)
+    except InputError as error:
+        if settings.goal is not None or settings.table is not None:
+            raise
+        print(f"edgekit.runner: the goal is not kept: {error}\n  {error.hint}", file=sys.stderr, flush=True)
+        return None
+    return Plan(wanted, goal, table, clocks, settings.goal is None and settings.table is None)
+
+
+def _kept_table(release: str) -> str | None:
+    """ROOT/points.json, if the release lies in a ROOT that has one."""
+    above, folder = os.path.split(os.path.dirname(os.path.realpath(release)))
+    place = os.path.join(above, KEPT)
+    return place if folder == "releases" and os.path.exists(place) else None
+
+
+def govern(plan: Plan, settings: Settings, model: Model, stack: ExitStack) -> Governed:
+    """The model under a goal. Raises EdgekitError if that cannot be here: no sensor for it, a delegate that does not serve."""
+    goal, table = plan.goal, plan.table
+    caps = stack.enter_context(closing(Caps())) if plan.clocks else None
     trace = None
     if settings.trace is not None:
         try:
