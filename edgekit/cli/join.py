@@ -12,7 +12,7 @@ EXAMPLES = """\b
 Example:
   edgekit convert wide.keras -o wide --samples s.npz --evaluate test.npz
   edgekit convert narrow.keras -o narrow --samples s.npz --evaluate test.npz
-  edgekit join wide narrow -o both --goal 'max_accuracy(watts=3, deadline=1s)'
+  edgekit join wide narrow -o two --goal 'max_accuracy(watts=3, deadline=1s)'
 """
 
 
