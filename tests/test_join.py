@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import replace
 
@@ -9,12 +10,12 @@ import numpy as np
 import pytest
 from handmade_model import classifier, compiled_classifier, make_bundle
 
-from edgekit.bundle import write_bundle
+from edgekit.bundle import read_bundle, write_bundle
 from edgekit.convert.join import join
 from edgekit.errors import GoldenMismatch, InputError
 from edgekit.manifest import Quality
 from edgekit.runner import load
-from edgekit.runner.check import check_release
+from edgekit.runner.check import check_release, read_golden
 
 pytest.importorskip("ai_edge_litert")
 COMPILED = "models/int8_edgetpu.tflite"
@@ -27,8 +28,16 @@ def made(path, name, accuracy, *, seed=0, spoil=0, compiled=False):
     delegates = ["cpu", f"edgetpu:file={COMPILED}"] if compiled else ["cpu"]
     bundle = make_bundle(path, classifier(), raw=raw, spoil=spoil, delegates=delegates, more=more)
     [variant] = bundle.manifest.variants
-    variant = replace(variant, qualities=(Quality("top-1", accuracy, 0.9, 100, "a test"),))
+    [output] = variant.outputs
+    variant = replace(
+        variant,
+        qualities=(Quality("top-1", accuracy, 0.9, 100, "a test"),),
+        outputs=(replace(output, name=f"{name}_out"),),  # as Keras calls each network's layers otherwise
+    )
     contents = {file: bundle.file(file).read_bytes() for file in bundle.manifest.files}
+    stream = io.BytesIO()
+    np.savez(stream, **{key.replace(output.name, f"{name}_out"): a for key, a in read_golden(bundle).items()})
+    contents[bundle.manifest.golden] = stream.getvalue()
     return write_bundle(path, replace(bundle.manifest, name=name, variants=(variant,)), contents)
 
 
@@ -40,6 +49,7 @@ def test_a_family_has_every_variant_with_its_own_figures_files_and_golden_answer
 
     assert (code, err, family["goal"]) == (0, "", GOAL)
     assert list(family["variants"]) == ["int8", "narrow-int8"]
+    assert [v.outputs[0].name for v in read_bundle(tmp_path / "family").manifest.variants] == ["wide_out", "wide_out"]
     assert family["variants"]["narrow-int8"] == {"top-1": 0.7}
     assert [agreement.ok for agreement, _ in check_release(tmp_path / "family", delegates=["cpu"])] == [True, True]
     model = load(tmp_path / "family", variant="narrow-int8", delegates=["cpu"])

@@ -10,9 +10,10 @@ from edgekit.cli.show import json_option, show_facts, show_json
 
 EXAMPLES = """\b
 Example:
+  edgekit join wide narrow -o two --goal 'max_accuracy(watts=3, deadline=1s)'
+made of what these wrote:
   edgekit convert wide.keras -o wide --samples s.npz --evaluate test.npz
   edgekit convert narrow.keras -o narrow --samples s.npz --evaluate test.npz
-  edgekit join wide narrow -o two --goal 'max_accuracy(watts=3, deadline=1s)'
 """
 
 

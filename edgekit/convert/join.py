@@ -15,6 +15,7 @@ import numpy as np
 
 from edgekit.bundle import Bundle, Manifest, Variant, read_bundle, verify_bundle, write_bundle
 from edgekit.errors import InputError
+from edgekit.manifest import Tensor
 from edgekit.runner.check import check_release, read_golden
 from edgekit.runner.power.goal import parse_goal
 
@@ -43,14 +44,16 @@ def join(folders: Sequence[Path], output: Path, *, goal: str | None = None) -> B
             name = variant.name if bundle is first else f"{bundle.manifest.name}-{variant.name}"
             if any(other.name == name for other in variants):
                 raise InputError(f"two variants would be called {name}", hint="convert one with another --name")
-            arrays |= {f"output/{name}/{t.name}": golden[f"output/{variant.name}/{t.name}"] for t in variant.outputs}
+            shown = _as_in(first.manifest.variants[0], variant)
+            for tensor, own in zip(shown.outputs, variant.outputs, strict=True):
+                arrays[f"output/{name}/{tensor.name}"] = golden[f"output/{variant.name}/{own.name}"]
             moved = {file: _moved(file, variant.name, name) for file in _files_of(bundle, variant)}
             contents |= {new: bundle.file(old).read_bytes() for old, new in moved.items()}
             delegates = []
             for one in variant.delegates:
-                own = {"file": moved[one.options["file"]]} if "file" in one.options else {}
-                delegates.append(replace(one, options={**one.options, **own}))
-            variants.append(replace(variant, name=name, file=moved[variant.file], delegates=tuple(delegates)))
+                place = {"file": moved[one.options["file"]]} if "file" in one.options else {}
+                delegates.append(replace(one, options={**one.options, **place}))
+            variants.append(replace(shown, name=name, file=moved[variant.file], delegates=tuple(delegates)))
     packed = io.BytesIO()
     np.savez_compressed(packed, **arrays)
     contents[first.manifest.golden] = packed.getvalue()
@@ -71,16 +74,32 @@ def _check_task(first: Bundle, other: Bundle) -> None:
 
 
 def _task(bundle: Bundle) -> dict[str, object]:
+    """What bundles of one task have in common. A tensor that is alone may have another name in each."""
     manifest, golden = bundle.manifest, read_golden(bundle)
     variant = manifest.variants[0]
+    alone = variant.inputs[0].name if len(variant.inputs) == 1 else None
+
+    def name(tensor: Tensor, tensors: Sequence[Tensor]) -> str:
+        return "" if len(tensors) == 1 else tensor.name
+
+    samples = {n.removeprefix("input/"): v for n, v in golden.items() if n.startswith("input/")}
     return {
-        "inputs": [(tensor.name, tensor.shape) for tensor in variant.inputs],
-        "outputs": [(tensor.name, tensor.shape) for tensor in variant.outputs],
-        "preprocessing": dict(manifest.preprocess_sha256),
+        "inputs": sorted((name(tensor, variant.inputs), tensor.shape) for tensor in variant.inputs),
+        "outputs": sorted((name(tensor, variant.outputs), tensor.shape) for tensor in variant.outputs),
+        "preprocessing": {"" if key == alone else key: digest for key, digest in manifest.preprocess_sha256.items()},
         "labels": None if manifest.labels is None else bundle.file(manifest.labels).read_bytes(),
         "targets": (manifest.target, manifest.arch),
-        "samples": {n: (v.dtype.str, v.shape, v.tobytes()) for n, v in golden.items() if n.startswith("input/")},
+        "samples": {"" if key == alone else key: (v.dtype.str, v.shape, v.tobytes()) for key, v in samples.items()},
     }
+
+
+def _as_in(first: Variant, other: Variant) -> Variant:
+    """The other variant, its tensors called as the first one's: clients ask by these names."""
+
+    def called(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        return (replace(theirs[0], name=ours[0].name),) if len(ours) == 1 else tuple(theirs)
+
+    return replace(other, inputs=called(first.inputs, other.inputs), outputs=called(first.outputs, other.outputs))
 
 
 def _files_of(bundle: Bundle, variant: Variant) -> list[str]:
