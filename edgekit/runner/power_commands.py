@@ -61,7 +61,9 @@ def rehearse(options: Any) -> None:
         print(json.dumps(asdict(found)))
         return
     missed = 100 * found.missed / max(found.inferences, 1)
-    print(f"{found.inferences} inferences, {found.missed} missed ({missed:.3f} %), goal {found.goal}")
+    print(
+        f"{found.inferences} inferences, {found.missed} missed ({missed:.3f} %, {found.left_out} left out), goal {found.goal}"
+    )
     if found.accuracy is not None:
         print(f"accuracy {found.accuracy:.3f} % on average, by what the manifest says of its variants")
         if found.fake:

@@ -34,6 +34,7 @@ class Rehearsed:
     goal: str
     inferences: int
     missed: int  # late or left out
+    left_out: int  # of these: it was too late for them when the machine was free, or over a limit
     accuracy: float | None  # points, mean of those that were answered; None: none was
     median_ms: float | None
     p99_ms: float | None
@@ -93,7 +94,7 @@ def rehearse(
     taken: list[float] = []
     decided: list[float] = []
     points: dict[str, int] = {}
-    count, job, missed, last_clock = int(seconds * rate_hz), 0, 0, None
+    count, job, late, left_out, last_clock = int(seconds * rate_hz), 0, 0, 0, None
     while job < count or waiting:
         now = clock() - began
         while job < count and job / rate_hz <= now:
@@ -101,7 +102,7 @@ def rehearse(
             waiting.append((job / rate_hz, job))
             job += 1
         while waiting and waiting[0][0] + goal.deadline_s <= now:
-            missed += _left_out(trace, waiting.popleft()[0], now)
+            left_out += _left_out(trace, waiting.popleft()[0], now)
         if not waiting:
             if now - looks.at_s >= LOOK_S and job < count:  # while nobody waits
                 looks.tell(policy, now, trace)
@@ -114,7 +115,7 @@ def rehearse(
         decision = time.perf_counter_ns() - started
         arrived, number = waiting.popleft()
         if chosen is None:
-            missed += _left_out(trace, arrived, now)
+            left_out += _left_out(trace, arrived, now)
             continue
         point = table.rows[chosen].point
         if set_clock is not None and point.clock_khz not in (None, last_clock):
@@ -127,14 +128,15 @@ def rehearse(
         decided.append((decision + time.perf_counter_ns() - started) / 1e3)
         if trace is not None:
             trace.job(arrived, now, ended, chosen)
-        missed += ended > arrived + goal.deadline_s
+        late += ended > arrived + goal.deadline_s
         taken.append((ended - now) * 1e3)
         points[point.words] = points.get(point.words, 0) + 1
     looks.tell(policy, clock() - began, trace)
     return Rehearsed(
         goal_text(goal),
         count,
-        missed,
+        late + left_out,
+        left_out,
         None if policy.mean_accuracy is None else round(policy.mean_accuracy, 4),
         round(statistics.median(taken), 3) if taken and not variants.is_fake else None,
         round(_p99(taken), 3) if taken and not variants.is_fake else None,

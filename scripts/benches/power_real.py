@@ -84,7 +84,8 @@ def measure(options):
             f", decision {runs[0].decision_us:g} us, p99 {runs[0].decision_p99_us:g} us" if name == "edgekit" else ""
         )
         print(
-            f"  {name}: missed {missed:.2f} %, accuracy {mean:.3f}, {energy:.3f} mJ each ({runs[0].energy_provenance}){decision}"
+            f"  {name}: missed {missed:.2f} % ({sum(run.left_out for run in runs)} left out, since nobody ran in time, "
+            f"{sum(run.missed - run.left_out for run in runs)} late), accuracy {mean:.3f}, {energy:.3f} mJ each ({runs[0].energy_provenance}){decision}"
         )
         print(f"    {runs[-1].points}")
     ours = found.pop("edgekit")

@@ -39,6 +39,7 @@ REFRESH = 20  # answers after which the candidates are chosen anew
 METER_S = 1.0  # the meter is believed over at least so long
 USUAL = 0.001  # of each answer in the slowdown that the price takes for granted
 RESERVE = 2.5  # of the cheapest answer stays in a bucket, so that the next one is not left out
+CROWDED = 1.5  # times slower than the table: something else runs
 MOST_MARGIN = 2.0  # times the latency, whatever the margin says: with such noise nothing is safe
 FREE = 1e6  # J per point: accuracy at any price
 BUCKET_S = 0.5  # within which a bucket is brought back to half full
@@ -83,12 +84,11 @@ class Policy:
         self._since_refresh = REFRESH
         self._log_price = self._log_fast = 0.0  # corrections of what the hull says
         self._candidates: list[tuple[float, float, float, float, int]] = []
-        self._rows: Sequence[int] = range(len(table.rows))
         self._hull: list[tuple[float, float]] = []
         self._fastest = self._least = 0.0
         self._cheapest = 0
         self._first_price = FREE
-        fits = self.restrict(self._rows)
+        fits = self.restrict(range(len(table.rows)))
         self._bucket, self._window_w = window_bucket(goal, self.idle_w, min(self.belief.energy[i] for i in fits), now_s)
         self._heat, self._heat_bucket = heat_guard(goal, table, self.idle_w, now_s)
 
@@ -99,7 +99,7 @@ class Policy:
 
     @property
     def rate_hz(self) -> float:
-        """How many inferences come: on average, or now if that is more; 0 if nobody knows."""
+        """How many inferences come a second, on average or now if that is more; 0 if nobody knows."""
         return max(self._arrivals.mean_rate, self._arrivals.rate_now(self._now))
 
     def restrict(self, rows: Sequence[int]) -> list[int]:
@@ -154,9 +154,10 @@ class Policy:
                 late, late_score = index, score
         if best < 0:
             best = self._hurried(late, spendable + reserve, slow, deadlines[0] - now_s)
-        if best >= 0:
-            self._planned = self.belief.latency[best] * slow * (1 + z * self.belief.spread[best])
-        return best if best >= 0 else None
+        if best < 0:
+            return None
+        self._planned = self.belief.latency[best] * slow * (1 + z * self.belief.spread[best])
+        return best
 
     def finished(self, now_s: float, index: int, latency_s: float) -> None:
         """The inference that was chosen last is done, and took so long."""
@@ -268,10 +269,13 @@ class Policy:
         """When nothing is fast enough with its margin: what keeps the queue in time, else the fastest that may run."""
         if late >= 0:
             return late
+        best, least = -1, math.inf
         for latency, _, energy, _, index in self._candidates:
-            if energy * slow <= spendable:
-                return index if latency * slow <= left_s else -1
-        return -1
+            # where others want the cores, threads wait for one another
+            weighed = latency * math.sqrt(self.table.rows[index].point.threads) if slow > CROWDED else latency
+            if energy * slow <= spendable and latency * slow <= left_s and weighed < least:
+                best, least = index, weighed
+        return best
 
     def _refresh(self) -> None:
         """New candidates: for each variant the points that no other one beats, by energies drawn from what is believed."""
