@@ -83,10 +83,11 @@ def measure(options):
         decision = (
             f", decision {runs[0].decision_us:g} us, p99 {runs[0].decision_p99_us:g} us" if name == "edgekit" else ""
         )
-        print(
-            f"  {name}: missed {missed:.2f} % ({sum(run.left_out for run in runs)} left out, since nobody ran in time, "
-            f"{sum(run.missed - run.left_out for run in runs)} late), accuracy {mean:.3f}, {energy:.3f} mJ each ({runs[0].energy_provenance}){decision}"
-        )
+        left_out = sum(run.left_out for run in runs)
+        late = sum(run.missed for run in runs) - left_out
+        why = f"{left_out} left out, as nobody ran in time, {late} late"
+        energy_text = f"{energy:.3f} mJ each ({runs[0].energy_provenance})"
+        print(f"  {name}: missed {missed:.2f} % ({why}), accuracy {mean:.3f}, {energy_text}{decision}")
         print(f"    {runs[-1].points}")
     ours = found.pop("edgekit")
     each = {
