@@ -31,8 +31,8 @@ ROOT = Path(__file__).resolve().parents[2]
 STATE = "/home/pi/.local/state/edgekit"
 WINDOW_S = 900  # a boot ends a trial whatever its window is; an emulated board on a busy machine is slow
 PATIENT = "vm.dirty_writeback_centisecs=6000\\nvm.dirty_expire_centisecs=6000"
-SERVER_S = 600  # for the server to answer after a boot: seconds on an idle machine, minutes on one that does ten things
-SLOW_S = 1200  # more of it for a server that is still starting, for the first time, and uses the processor
+SERVER_S = 300  # of the guest's own (vpi.clock) for the server to answer after a boot; it needs 20
+SLOW_S = 600  # more of them for a server that is still starting, for the first time, and uses the processor
 SETTLE_S = 8  # after a deployment, when its writes are half on the disk if nobody asked for them: ext4 commits every 5
 LOOK = """
 import http.client, json, os, socket, subprocess
@@ -149,7 +149,7 @@ class _Bench:
         began = time.monotonic()
         try:
             self.pi.boot()
-            line["boot_s"] = round(time.monotonic() - began, 1)
+            line |= {"boot_s": round(time.monotonic() - began, 1), "starved_s": round(self.pi.starved_s(), 1)}
             found = self._look(*((30, 0) if at_end else (SERVER_S, SLOW_S)))  # at_end: damage is looked for
             line |= {"current": found["current"], "server": found["server"], "phase": found["journal"].get("phase")}
             line["wrong"] = self._judge(found, old, confirmed)
@@ -163,11 +163,11 @@ class _Bench:
 
     def _look(self, server_s: float, slow_s: float) -> dict[str, Any]:
         """What is in use, once its server answers; or what there is when the time is over, and whether it was only slow."""
-        began, before = time.monotonic(), None
+        began, before = self.pi.clock(), None
         while True:
             found = dict(json.loads(self.pi.ssh(f"python3 - <<'END'\n{LOOK % STATE}\nEND").stdout))
             found["slow"] = found["server"] is None and before is not None and is_starting(before, found["units"])
-            waited = time.monotonic() - began
+            waited = self.pi.clock() - began
             if found["server"] == found["current"] or waited > server_s + (slow_s if found["slow"] else 0):
                 return found
             if before is None or waited > server_s - 60:
@@ -188,7 +188,7 @@ class _Bench:
             wrong.append(f"the journal says {found['journal']}")
         if confirmed is not None and found["current"] != confirmed:
             wrong.append(f"{confirmed} was confirmed, {found['current']} is in use")
-        if confirmed is None and found["current"] not in (old, self._newest()):
+        if confirmed is None and found["current"] != old and found["current"] != self._newest():
             wrong.append(f"{found['current']} is neither the old nor the new release")
         damaged = json.loads(self._edgekit("status", vpi.NAME, "--verify", "--json").communicate()[0] or "{}")
         if damaged.get("damaged") != []:
