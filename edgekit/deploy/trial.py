@@ -138,6 +138,17 @@ class Trials:
             self._dismiss(service, found.to)
         return new
 
+    def fail(self, begun: Journal) -> None:
+        """What was begun is not well. Another one's trial is not ended: the guard, or systemd, may have been here first.
+
+        Raises Refused if the time of that trial is over: what was seen then may be a server that was taken back.
+        """
+        found = self.journal
+        if found.is_trial and (found.to, found.boot, found.until_s) == (begun.to, begun.boot, begun.until_s):
+            found = self.give_up()
+        if begun.to is not None and begun.is_over(self.now()):
+            raise over(begun.to, found)
+
     def _dismiss(self, service: Service, release: str) -> None:
         with contextlib.suppress(Refused, OSError):  # a guard that stays finds nothing to do
             service.cancel_guard(release)
