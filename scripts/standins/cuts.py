@@ -95,12 +95,12 @@ class _Bench:
     def cut(self, rounds: int, chance: random.Random, *, stop: bool) -> int:
         """How many rounds went wrong; with `stop`, ends with the first."""
         wrong = 0
-        took, release = self._first()  # both went well: what is wrong from now on is the power cut's doing
+        release = self._first()  # both went well: what is wrong from now on is the power cut's doing
         self._frozen = self.folder / "deployed"
         self.pi.freeze(self._frozen)
         self.pi.thaw(self._frozen)
         for number in range(rounds):
-            line, found = self._round(chance.uniform(0, took + SETTLE_S), release, at_end=stop)
+            line, found = self._round(chance.uniform(0, self._took_s + SETTLE_S), release, at_end=stop)
             print(json.dumps({"cut": number + 1, **line}), flush=True)
             release = found or release
             self.slow += "slow" in line
@@ -114,8 +114,8 @@ class _Bench:
                 release = self._first_release
         return wrong
 
-    def _first(self) -> tuple[float, str]:
-        """A device with one release, and the seconds that a deployment takes there."""
+    def _first(self) -> str:
+        """A device with one release, whose id is returned; and the seconds that a deployment takes there."""
         self.pi.thaw()
         # Dirty pages wait as long as people let them who spare an SD card. The kernel's own choice is no help to test with: 6.1
         # writes all there is every 5 s on a device that has written little (seen in nr_written), which hides a missing fsync.
@@ -127,17 +127,18 @@ class _Bench:
             out, err = done.communicate()
             if done.returncode != 0:
                 sys.exit(f"vpi: the deployment failed without a cut: {err[-1000:]}")
-            took, release = time.monotonic() - began, json.loads(out)["release"]
+            self._took_s, release = time.monotonic() - began, str(json.loads(out)["release"])
         self.pi.ssh("sync")
-        print(json.dumps({"deployment_s": round(took, 1), "release": release}), flush=True)
+        print(json.dumps({"deployment_s": round(self._took_s, 1), "release": release}), flush=True)
         self._first_release = release
-        return took, release
+        return release
 
     def _round(self, after_s: float, old: str, *, at_end: bool) -> tuple[dict[str, Any], str | None]:
         process = self._deploying()
         began = time.monotonic()
         try:
             out, _ = process.communicate(timeout=None if at_end else after_s)
+            self._took_s = time.monotonic() - began  # how busy this machine is changes
             time.sleep(SETTLE_S if at_end else max(0, after_s - (time.monotonic() - began)))
         except subprocess.TimeoutExpired:
             out = ""
@@ -190,9 +191,10 @@ class _Bench:
             wrong.append(f"{confirmed} was confirmed, {found['current']} is in use")
         if confirmed is None and found["current"] != old and found["current"] != self._newest():
             wrong.append(f"{found['current']} is neither the old nor the new release")
-        damaged = json.loads(self._edgekit("status", vpi.NAME, "--verify", "--json").communicate()[0] or "{}")
-        if damaged.get("damaged") != []:
-            wrong.append(f"damaged: {damaged.get('damaged')}")
+        out, err = self._edgekit("status", vpi.NAME, "--verify", "--json").communicate()
+        assert out, f"nobody can say whether it is whole: {err}"  # no word of damage either
+        if damaged := json.loads(out)["damaged"]:
+            wrong.append(f"damaged: {damaged}")
         return wrong
 
     def _newest(self) -> str | None:
