@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -38,15 +37,15 @@ def bundle(tmp_path_factory) -> Path:
     return make_bundle(folder, classifier(), raw=images, labels=labels, tolerance=2.0, threads=2).path
 
 
-def on_a_terminal(*arguments: object, columns: int = 80, stop_after_s: float | None = None) -> tuple[int, str]:
-    """Runs python with stdout and stderr on a terminal of that width: exit code, and what appeared there."""
+def on_a_terminal(*arguments: object, columns: int = 80, stop_at: bytes | None = None) -> tuple[int, str]:
+    """Runs python with stdout and stderr on a terminal of that width: exit code, and what appeared there.
+
+    `stop_at`: Ctrl-C is typed as soon as that has appeared.
+    """
     pid, terminal = pty.fork()
     if pid == 0:
         os.environ.update(COLUMNS=str(columns), TERM="xterm-256color", PYTHONPATH=str(ROOT))
         os.execv(sys.executable, [sys.executable, *map(str, arguments)])
-    if stop_after_s is not None:
-        time.sleep(stop_after_s)
-        os.write(terminal, b"\x03")  # Ctrl-C, as the keyboard sends it
     shown = b""
     while True:
         try:
@@ -56,6 +55,9 @@ def on_a_terminal(*arguments: object, columns: int = 80, stop_after_s: float | N
         if not block:
             break
         shown += block
+        if stop_at is not None and stop_at in shown:
+            os.write(terminal, b"\x03")  # as the keyboard sends it
+            stop_at = None
     os.close(terminal)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), shown.decode()
 
@@ -268,7 +270,7 @@ def test_progress_is_silent_for_programs_even_on_a_terminal():
 
 
 def test_ctrl_c_gives_the_cursor_back():
-    code, shown = on_a_terminal("-c", WORK, "30", stop_after_s=1.0)
+    code, shown = on_a_terminal("-c", WORK, "30", stop_at=b"converting")
 
     assert code in (1, 130, -signal.SIGINT)
     assert "KeyboardInterrupt" in shown

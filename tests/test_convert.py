@@ -17,7 +17,7 @@ import pytest
 pytest.importorskip("ai_edge_litert", reason="pip install 'edgekit[convert]'")
 
 from edgekit.convert import convert, pipeline
-from edgekit.convert.frontend import FRONT_ENDS, check_installed, model_kind, run_front_end
+from edgekit.convert.frontend import FRONT_ENDS, check_installed, converting, model_kind
 from edgekit.convert.metrics import find_metric
 from edgekit.convert.quality import agreement
 from edgekit.convert.request import Request, read_request
@@ -399,8 +399,11 @@ def test_neither_the_child_nor_what_it_started_lives_on(child, model, tmp_path, 
     child(f"sleep 300 & echo $! > {tmp_path}/pid\n{ending}")
     start = time.monotonic()
 
-    with pytest.raises(ConversionError, match=r"did not finish|exit code 1"):
-        run_front_end(model, "keras", {"x": np.zeros((2, 4))}, tmp_path, timeout_s=0.5)
+    with (
+        pytest.raises(ConversionError, match=r"did not finish|exit code 1"),
+        converting(model, {"x": np.zeros((2, 4))}, tmp_path, timeout_s=0.5),
+    ):
+        pass
 
     assert time.monotonic() - start < 5
     pid = int((tmp_path / "pid").read_text())

@@ -113,6 +113,23 @@ def test_a_gpu_that_is_not_there_or_too_coarse_falls_back_loudly(tmp_path, gpu):
         assert f"gpu:precision=f32 {reason}" in err and f"gpu:precision=f32,partial=true {reason}" in err
 
 
+def test_an_int8_resnet_made_for_a_gpu_runs_there(tmp_path, gpu):
+    if not (TINY / "pretrainedResnet_quant.tflite").exists():
+        pytest.skip("no ../shared/data/mlperf-tiny beside this checkout")
+    raw = np.load(TINY / "cifar10_unlabelled_500.npz")["x"][:20].astype(np.float32)
+    from edgekit.convert.gpu import without_strided_pointwise
+
+    model = without_strided_pointwise((TINY / "pretrainedResnet_quant.tflite").read_bytes())
+    made = make_bundle(tmp_path / "b", model, raw=raw, tolerance=3, delegates=["gpu:precision=f32", "cpu"])
+
+    code, out, _ = runner(
+        "check", made.path, "--json", "--require", "gpu", path=site_path(), cache=tmp_path / "c", **gpu
+    )
+    (row,) = json.loads(out)["variants"]
+    assert (code, row["placement"]["unit"]) == (0, "gpu")
+    assert row["largest_difference"] <= 3
+
+
 def test_the_gpu_serves_lanes_batches_and_float_answers(tmp_path, gpu):
     if not (TINY / "kws_ref_model.tflite").exists():
         pytest.skip("no ../shared/data/mlperf-tiny beside this checkout")

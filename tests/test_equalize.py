@@ -17,7 +17,7 @@ from edgekit.convert.choose import choose
 from edgekit.convert.constants import read_constants
 from edgekit.convert.equalize import equalized
 from edgekit.convert.flatbuffer import read_model
-from edgekit.convert.frontend import run_front_end
+from edgekit.convert.frontend import converting
 from edgekit.convert.held_out import HeldOut
 from edgekit.convert.quality import sqnr_db
 from edgekit.runner import load
@@ -239,7 +239,8 @@ def test_a_separable_network_is_nearer_to_float_in_int8(tmp_path):
         pytest.skip("no ../shared/data/mlperf-tiny beside this checkout")
     with np.load(DATA / "kws01.npz") as arrays:
         x = arrays["x"][random().permutation(len(arrays["x"]))].astype(np.float32)
-    made = run_front_end(DATA / "kws_ref_model", "saved_model", {"x": x[:4]}, tmp_path, timeout_s=600)
+    with converting(DATA / "kws_ref_model", {"x": x[:4]}, tmp_path, timeout_s=600) as source:
+        made = source.finish()
     tensor = load(made.float_model).inputs[0]
     x = x.reshape(len(x), *tensor.shape)
     feeds, changed = {tensor.name: x[:100]}, tmp_path / "changed.tflite"

@@ -22,8 +22,8 @@ FORKED = r"""
 import dataclasses, json, sys
 from pathlib import Path
 from hostile import make_cases, run_forked
-seeds, folder = map(Path, sys.argv[1:])
-endings = run_forked(make_cases(seeds, folder / "cases"), folder / "scratch")
+seeds, folder = map(Path, sys.argv[1:3])
+endings = run_forked(make_cases(seeds, folder / "cases")[:: int(sys.argv[3])], folder / "scratch")
 print(json.dumps([(e.case.name, e.how, e.seconds) for e in endings]))
 """
 # one of each kind, through the real command
@@ -49,15 +49,15 @@ def cases(seeds, tmp_path_factory) -> list[Case]:
     return make_cases(seeds, tmp_path_factory.mktemp("cases"))
 
 
-@pytest.fixture(scope="module")
-def endings(seeds, tmp_path_factory) -> dict[str, str]:
+@pytest.fixture(scope="module", params=[3, pytest.param(1, marks=pytest.mark.long)], ids=["a third", "all"])
+def endings(request, seeds, tmp_path_factory) -> dict[str, str]:
     """How each of them ended, in forks of one process that has TensorFlow."""
     folder = tmp_path_factory.mktemp("forked")
     here = Path(__file__).parent
     environment = {"PYTHONPATH": os.pathsep.join([str(here), str(here.parent)]), "TF_CPP_MIN_LOG_LEVEL": "3"}
     environment |= {"CUDA_VISIBLE_DEVICES": "-1", "TF_ENABLE_ONEDNN_OPTS": "0", "KERAS_BACKEND": "tensorflow"}
     done = subprocess.run(
-        [sys.executable, "-c", FORKED, str(seeds), str(folder)],
+        [sys.executable, "-c", FORKED, str(seeds), str(folder), str(request.param)],
         stdout=subprocess.PIPE, text=True, check=True, env={**os.environ, **environment},
     )  # fmt: skip
     found = json.loads(done.stdout.splitlines()[-1])
@@ -98,7 +98,7 @@ def test_what_is_bad_all_over_never_ends_well(endings):
     bad += r"|os-system|eval|get-file|tfsm|torch|popen|src"
 
     assert [name for name in fine if re.search(bad, name)] == []
-    assert Counter(how.split(":")[0] for how in endings.values())["error"] > 250
+    assert Counter(how.split(":")[0] for how in endings.values())["error"] > len(endings) // 2
 
 
 def test_no_code_in_them_ran(endings, canary):

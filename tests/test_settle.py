@@ -12,7 +12,7 @@ pytest.importorskip("ai_edge_litert")
 
 from edgekit import preprocess
 from edgekit.convert.calibrate import measure_extremes
-from edgekit.convert.frontend import to_float_tflite
+from edgekit.convert.frontend import converting
 from edgekit.convert.held_out import HeldOut
 from edgekit.convert.samples import Samples
 from edgekit.convert.settle import FIRST, MOST, settle
@@ -132,7 +132,8 @@ def test_fewer_samples_make_int8_as_good_as_all_of_them(tmp_path, model, read):
     if not (TINY / model).exists():
         pytest.skip(f"no ../shared/data/mlperf-tiny/{model} beside this checkout")
     x, y, count = read()
-    source = to_float_tflite(TINY / model, {"x": x[:16]}, tmp_path, timeout_s=600, progress=lambda stage: None)
+    with converting(TINY / model, {"x": x[:16]}, tmp_path, timeout_s=600) as early:
+        source = early.finish()
     path = source.float_model
     inputs = describe_variant(open_interpreter(path, 1), "", quantization="").inputs
     found, counts = {True: [], False: []}, []

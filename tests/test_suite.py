@@ -107,13 +107,13 @@ def test_the_table_fits_a_terminal_and_tells_failures_and_float_operators():
 
 
 def test_only_what_is_between_the_markers_is_written_anew():
-    document = f"before\n{table.START}old | table{table.END}\nafter\n"
-    written = table.between_markers(document, "new \\1 table")
+    document = "before\n<!-- suite -->old | table<!-- /suite -->\n<!-- other -->kept<!-- /other -->\nafter\n"
+    written = table.between_markers(document, "suite", "new \\1 table")
 
-    assert written == f"before\n{table.START}new \\1 table{table.END}\nafter\n"
-    assert table.between_markers(written, "new \\1 table") == written
+    assert written == document.replace("old | table", "new \\1 table")
+    assert table.between_markers(written, "suite", "new \\1 table") == written
     with pytest.raises(ValueError, match="no <!-- suite -->"):
-        table.between_markers("nothing here", "new")
+        table.between_markers("nothing here", "suite", "new")
 
 
 def test_the_document_has_every_network_and_what_readme_says_of_them():
@@ -171,3 +171,17 @@ def test_the_quick_suite_trains_converts_and_measures(tmp_path, names):
             assert one["results"]["edgekit"]["bytes"] < one["results"]["float"]["bytes"]
         assert "sqnr_db" in one["results"]["TFLiteConverter"]
         assert one["network"] in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_int8_is_as_near_to_float_from_every_kind_of_file(tmp_path):
+    for module in ("tensorflow", "sklearn", "torch", "litert_torch", "onnx", "onnxruntime", "tf2onnx"):
+        pytest.importorskip(module)
+    done = run("regression", "--quick", "--front-ends", "--cache", str(tmp_path), "--json", str(tmp_path / "r.json"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    (one,) = json.loads((tmp_path / "r.json").read_text())
+
+    decibel = {kind: found["output_sqnr_db"] for kind, found in one["front_ends"].items()}
+    assert list(decibel) == ["keras", "h5", "SavedModel", "pt2", "onnx"]
+    assert min(decibel.values()) > decibel["keras"] - 1

@@ -91,16 +91,32 @@ def choose(
 def _best(model: Path, mode: str, feeds: Feeds, extremes: Extremes, folder: Path, timeout_s: float) -> Choice:
     """The best policy: in turns on all samples where that costs little, else on a fifth of them, and then on another."""
     trial = _Trial(model, mode, feeds, extremes, folder, timeout_s)
-    cheap = is_cheap(read_model(model))
-    tried = trial.judge(POLICIES, list(range(EVERY)) if cheap else [EVERY - 1])
-    best = best_of(tried)
-    if not cheap and best.policy != UNCHOSEN:
-        pair = trial.judge((UNCHOSEN, best.policy), [0])
-        tried = [next((two for two in pair if two.policy == one.policy), one) for one in tried]
-        best = best_of(pair)
-    if best.sqnr_db <= NOT_RUNNING_DB:
+    if is_cheap(read_model(model)):
+        tried = trial.judge(POLICIES, range(EVERY))
+        best = best_of(tried)
+        return _chosen(best, tried, model, trial.of_all(best.policy) if _runs(best) else None)
+    tried = trial.judge(POLICIES, [EVERY - 1])
+    best = first = best_of(tried)
+    with ThreadPoolExecutor(1) as pool:  # the second fifth rarely changes who wins: its file is made meanwhile
+        making = pool.submit(trial.of_all, first.policy) if _runs(first) else None
+        if first.policy != UNCHOSEN:
+            pair = trial.judge((UNCHOSEN, first.policy), [0])
+            tried = [next((two for two in pair if two.policy == one.policy), one) for one in tried]
+            best = best_of(pair)
+        made = making.result() if making is not None else None
+    if best.policy != first.policy:
+        made = trial.of_all(best.policy) if _runs(best) else None
+    return _chosen(best, tried, model, made)
+
+
+def _runs(one: Tried) -> bool:
+    return one.sqnr_db > NOT_RUNNING_DB
+
+
+def _chosen(best: Tried, tried: Sequence[Tried], model: Path, made: tuple[Ranges, Path, str] | None) -> Choice:
+    if made is None:
         raise ConversionError("LiteRT runs none of the files", hint="are the samples like those it was trained on?")
-    ranges, path, made_by = trial.of_all(best.policy)
+    ranges, path, made_by = made
     return Choice(best.policy, ranges, path, made_by, model, tuple(tried))
 
 
@@ -146,9 +162,11 @@ class _Trial:
 
     def judge(self, policies: Sequence[str], fifths: Sequence[int]) -> list[Tried]:
         """How each policy does on these fifths, all of their samples taken together."""
-        self._make([(policy, fifth) for fifth in fifths for policy in policies if (policy, fifth) not in self._made])
-        held_out = [self._judges(fifth) for fifth in fifths]
+        wanted = [(policy, fifth) for fifth in fifths for policy in policies if (policy, fifth) not in self._made]
         with ThreadPoolExecutor(cores()) as pool:
+            making = pool.submit(self._make, wanted)  # in a process of its own
+            held_out = [self._judges(fifth) for fifth in fifths]
+            making.result()
             paths = [[self._made[policy, fifth][1] for fifth in fifths] for policy in policies]
             return list(pool.map(lambda p, f: judge_all(held_out, f, p), policies, paths))
 
@@ -168,7 +186,7 @@ class _Trial:
                     self._model,
                     self._mode,
                     [ranges],
-                    self._folder / f"all-{back_end}",
+                    self._folder / f"all-{policy}-{back_end}",
                     timeout_s=self._timeout_s,
                     back_ends=[back_end],
                 )

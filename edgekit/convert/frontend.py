@@ -6,16 +6,17 @@ TensorFlow takes Keras files and SavedModels (tensorflow_child.py), PyTorch expo
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edgekit.convert.child import run_child
+from edgekit.convert.child import Child, child
 from edgekit.convert.loading import Loading
 from edgekit.convert.samples_function import source_file, split_function
 from edgekit.convert.tflite_file import take_tflite
@@ -62,6 +63,14 @@ class Converted:
     float_difference: float  # largest |float .tflite - source model|, relative to the largest output
     fixed_sizes: bool  # every tensor has its final size, the batch is 1; False: the batch is free, shapes are computed
     versions: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Converting:
+    """A float .tflite that is there, while its front end still compares it with the model."""
+
+    float_model: Path
+    finish: Callable[[], Converted]  # waits for that
 
 
 @dataclass(frozen=True)
@@ -131,55 +140,53 @@ def model_kind(path: Path) -> str:
     raise NotAModel(f"{path}: edgekit converts {TAKEN}", hint="save the model with model.save('model.keras')")
 
 
-def to_float_tflite(
+@contextlib.contextmanager
+def converting(
     path: Path,
     samples: Mapping[str, np.ndarray],
     folder: Path,
     *,
     timeout_s: float,
-    progress: Callable[[str], None],
+    progress: Callable[[str], None] = lambda stage: None,
     loading: Loading = Loading(),  # noqa: B008  # frozen
-) -> Converted:
-    """`path`, of whatever kind, as a float .tflite; as `run_front_end`, which a .tflite does not need."""
-    kind = model_kind(path)
-    if kind != "tflite":
-        progress(f"convert with {FRONT_ENDS[kind].name}")
-        return run_front_end(path, kind, samples, folder, timeout_s=timeout_s, loading=loading)
-    float_model, fixed_sizes = take_tflite(path, folder, timeout_s=timeout_s)
-    return Converted(float_model, 0.0, fixed_sizes, {"numpy": np.__version__})
-
-
-def run_front_end(
-    path: Path,
-    kind: str,
-    samples: Mapping[str, np.ndarray],
-    folder: Path,
-    *,
-    timeout_s: float,
-    loading: Loading = Loading(),  # noqa: B008  # frozen
-) -> Converted:
-    """The model as a float .tflite for inputs like `samples` (what the model sees, (n, ...) for each input).
+) -> Iterator[Converting]:
+    """`path`, of whatever kind, as a float .tflite for inputs like `samples` (what the model sees, (n, ...) for each input).
 
     `folder` takes it, and what the two processes tell each other. Raises NotAModel, SamplesError, ConversionError or
-    MissingLibrary.
+    MissingLibrary; so does `finish`, where the front end only finds out when it has both run.
     """
+    kind = model_kind(path)
+    if kind == "tflite":
+        float_model, fixed_sizes = take_tflite(path, folder, timeout_s=timeout_s)
+        done = Converted(float_model, 0.0, fixed_sizes, {"numpy": np.__version__})
+        yield Converting(float_model, lambda: done)
+        return
     front_end = FRONT_ENDS[kind]
+    progress(f"convert with {front_end.name}")
     check_installed(front_end)
     np.savez(folder / "samples.npz", **samples)  # type: ignore[arg-type]  # numpy's stub takes the names for options
     (folder / "loading.json").write_text(json.dumps(asdict(loading)), "utf-8")
-    arguments = [kind, str(path.absolute()), str(folder)]
+    float_model, arguments = folder / "float.tflite", [kind, str(path.absolute()), str(folder)]
+    with _at_work(front_end, arguments, folder, timeout_s=timeout_s, doing=f"converting {path}") as process:
+
+        def finish() -> Converted:
+            with _naming(path):
+                return Converted(float_model, **process.result())
+
+        with _naming(path):
+            process.wait_for(float_model)
+        yield Converting(float_model, finish)
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """An error that passes through names the model."""
     try:
-        result = _run(front_end, arguments, folder, timeout_s=timeout_s, doing=f"converting {path}")
+        yield
     except EdgekitError as error:
         if str(path) in str(error):
             raise
         raise type(error)(f"{path}: {error}", hint=error.hint) from None
-    return Converted(
-        float_model=folder / "float.tflite",
-        float_difference=result["float_difference"],
-        fixed_sizes=result["fixed_sizes"],
-        versions=result["versions"],
-    )
 
 
 def check_installed(front_end: FrontEnd) -> None:
@@ -194,13 +201,14 @@ def check_installed(front_end: FrontEnd) -> None:
 
 def run_tensorflow_child(arguments: Sequence[str], folder: Path, *, timeout_s: float, doing: str) -> dict[str, Any]:
     """What the child process with TensorFlow leaves in `folder` as its result; `doing` what, for messages."""
-    return _run(TENSORFLOW, arguments, folder, timeout_s=timeout_s, doing=doing)
+    with _at_work(TENSORFLOW, arguments, folder, timeout_s=timeout_s, doing=doing) as process:
+        return process.result()
 
 
-def _run(
+def _at_work(
     front_end: FrontEnd, arguments: Sequence[str], folder: Path, *, timeout_s: float, doing: str
-) -> dict[str, Any]:
-    return run_child(
+) -> contextlib.AbstractContextManager[Child]:
+    return child(
         front_end.module,
         arguments,
         folder,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -21,9 +22,10 @@ from edgekit.convert.describe import per_channel_weights
 from edgekit.convert.ends import with_ends
 from edgekit.convert.finding import Finding
 from edgekit.convert.flatbuffer import read_model
-from edgekit.convert.frontend import Converted, to_float_tflite
+from edgekit.convert.frontend import Converted, converting
 from edgekit.convert.gate import Verdict
 from edgekit.convert.golden import make_golden
+from edgekit.convert.gpu import for_gpu
 from edgekit.convert.held_out import Tried
 from edgekit.convert.inspection import check_strict, inspect_float, inspect_preprocessing
 from edgekit.convert.ladder import Repair
@@ -34,7 +36,7 @@ from edgekit.convert.report import About, refused, write_report
 from edgekit.convert.request import Given, Request, read_request
 from edgekit.convert.settle import Settled, settle
 from edgekit.convert.variants import Made, as_fed, make_variants, open_variant
-from edgekit.errors import ConversionError
+from edgekit.errors import ConversionError, EdgekitError
 from edgekit.runner.model import Model
 
 FLOAT_TOLERANCE = 1e-3  # float .tflite against the source model, relative: more is a wrong conversion, not rounding
@@ -74,16 +76,28 @@ def convert(request: Request, *, progress: Progress = lambda stage: None) -> Con
     Raises InputError, ConversionError (QualityLost), MissingLibrary; no bundle is written then.
     """
     given = read_request(request)
-    with tempfile.TemporaryDirectory(prefix="edgekit-") as scratch:
-        folder = Path(scratch)
-        source = _to_float(request, given, folder, progress)
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgekit-")))
+        early = stack.enter_context(
+            converting(
+                *(request.model, given.first, folder),
+                timeout_s=request.timeout_s,
+                progress=progress,
+                loading=given.loading,
+            )
+        )
         progress("lint")
         # of a small network a sample costs next to nothing, and all of them make up to 0.6 dB more (measured, ResNet8)
-        until_settled = request.max_samples is None and not is_cheap(read_model(source.float_model))
-        settled = settle(source.float_model, given.raw, given.by_array, given.picked, until_settled=until_settled)
-        findings = list(inspect_float(source.float_model, settled, given.board))
+        until_settled = request.max_samples is None and not is_cheap(read_model(early.float_model))
+        try:
+            settled = settle(early.float_model, given.raw, given.by_array, given.picked, until_settled=until_settled)
+        except EdgekitError:
+            early.finish()  # has the same to say in the model's own names, if it is the model that is wrong
+            raise
+        findings = list(inspect_float(early.float_model, settled, given.board))
         check_strict(findings, request.strict)
-        made = _make(request, given, source, settled, folder / "variants", progress)
+        made = _make(request, given, early.float_model, settled, folder / "variants", progress)
+        source = _checked(request, early.finish())
         progress("measure")
         proof = _proof(request, given, source.float_model)
         feeds = as_fed(source.float_model, settled.seen)
@@ -127,14 +141,8 @@ def convert(request: Request, *, progress: Progress = lambda stage: None) -> Con
     )
 
 
-def _to_float(request: Request, given: Given, folder: Path, progress: Progress) -> Converted:
-    """The float .tflite; ConversionError if it is not the model that was given."""
-    source = to_float_tflite(
-        *(request.model, given.first, folder),
-        timeout_s=request.timeout_s,
-        progress=progress,
-        loading=given.loading,
-    )
+def _checked(request: Request, source: Converted) -> Converted:
+    """The same; ConversionError if it is not the model that was given."""
     if source.float_difference > FLOAT_TOLERANCE:
         difference = f"({source.float_difference:.2g} relative)"
         raise ConversionError(
@@ -145,11 +153,11 @@ def _to_float(request: Request, given: Given, folder: Path, progress: Progress) 
 
 
 def _make(
-    request: Request, given: Given, source: Converted, settled: Settled, folder: Path, progress: Progress
+    request: Request, given: Given, float_model: Path, settled: Settled, folder: Path, progress: Progress
 ) -> tuple[Made, ...]:
     try:
         return make_variants(
-            *(source.float_model, request.modes, settled.seen, folder),
+            *(float_model, request.modes, settled.seen, folder),
             rules=given.rules,
             extremes=settled.extremes,
             policy=request.ranges,
@@ -187,7 +195,8 @@ def _prove(
     )
     ends = {"input_type": request.input_type, "output_type": request.output_type}
     done = with_ends(proved.made, folder / "ends", **ends, timeout_s=timeout_s)
-    return proof.again(proved, for_edgetpu(done, given.board, given.delegates, folder / "edgetpu"))
+    done = for_edgetpu(done, given.board, given.delegates, folder / "edgetpu")
+    return proof.again(proved, for_gpu(done, given.board, given.delegates, folder / "gpu"))
 
 
 def _about(

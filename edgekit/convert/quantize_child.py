@@ -7,22 +7,18 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from edgekit.convert.child import end_with_parent, report
+from edgekit.convert.child import run_to_end
 from edgekit.errors import ConversionError, EdgekitError, first_line, summary
 
 Ranges = Mapping[str, "tuple[float, float]"]
 _CAST_OPERATORS = ("CONV_2D", "DEPTHWISE_CONV_2D", "CONV_2D_TRANSPOSE", "FULLY_CONNECTED", "EMBEDDING_LOOKUP")
 
 
-def main(back_end: str, folder: Path) -> None:
+def main(back_end: str, folder: Path) -> NoReturn:
     """Does what `folder`/job.json says and leaves `0.tflite`, `1.tflite`, ... there, one for each set of ranges."""
-    end_with_parent()
-    try:
-        report(folder, {"made_by": run(back_end, folder)})
-    except EdgekitError as error:
-        report(folder, error)
+    run_to_end(folder, lambda: {"made_by": run(back_end, folder)})
 
 
 def run(back_end: str, folder: Path) -> str:

@@ -6,11 +6,12 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 
 from edgekit import preprocess
-from edgekit.convert.child import end_with_parent, report, run_child
+from edgekit.convert.child import run_child, run_to_end
 from edgekit.convert.quality import answers
 from edgekit.errors import ConversionError, EdgekitError
 from edgekit.runner.interpreter import open_interpreter
@@ -38,9 +39,12 @@ def reference_answers(path: Path, model: Model, inputs: Mapping[str, np.ndarray]
         return [arrays[name] for name in arrays.files]
 
 
-def main(folder: Path) -> None:
+def main(folder: Path) -> NoReturn:
     """Answers what lies in `folder`."""
-    end_with_parent()
+    run_to_end(folder, lambda: _answer(folder))
+
+
+def _answer(folder: Path) -> dict[str, str]:
     job = json.loads((folder / "job.json").read_text("utf-8"))
     specs = {name: preprocess.parse_spec(fields) for name, fields in job["specs"].items()}
     try:
@@ -49,10 +53,9 @@ def main(folder: Path) -> None:
         with np.load(folder / "inputs.npz") as arrays:
             found = answers(model, dict(arrays), raw_out=True)
     except EdgekitError as error:
-        report(folder, ConversionError(str(error), hint=error.hint))
-        return
+        raise ConversionError(str(error), hint=error.hint) from error
     np.savez(folder / "answers.npz", *found)
-    report(folder, {})
+    return {}
 
 
 if __name__ == "__main__":

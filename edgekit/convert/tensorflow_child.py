@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
-from edgekit.convert.child import end_with_parent, report
+from edgekit.convert.child import hand_over, run_to_end
 from edgekit.convert.custom_code import load_custom
 from edgekit.convert.fitting import by_input, check_numbers, fits, shape_text
 from edgekit.convert.float_check import Answers, float_difference
@@ -26,7 +26,7 @@ from edgekit.convert.loading import Loading
 from edgekit.convert.saved_model_file import check_folder, check_operators, choose_signature, fill, without_optimizers
 from edgekit.convert.spelling import known_to_tflite
 from edgekit.convert.tflite_file import with_signature
-from edgekit.errors import ConversionError, EdgekitError, NotAModel, SamplesError, summary
+from edgekit.errors import ConversionError, NotAModel, SamplesError, summary
 
 SIGNATURE = "serving_default"
 
@@ -42,13 +42,9 @@ class Source:
     channels_first: str | None = None  # a layer that wants its channels before height and width (NCHW)
 
 
-def main(kind: str, path: Path, folder: Path) -> None:
+def main(kind: str, path: Path, folder: Path) -> NoReturn:
     """Converts, or quantizes, and leaves the result, or the error, in `folder`."""
-    end_with_parent()
-    try:
-        report(folder, quantize(folder) if kind == "quantize" else convert(kind, path, folder))
-    except EdgekitError as error:
-        report(folder, error)
+    run_to_end(folder, lambda: quantize(folder) if kind == "quantize" else convert(kind, path, folder))
 
 
 def convert(kind: str, path: Path, folder: Path) -> dict[str, Any]:
@@ -79,7 +75,7 @@ def convert(kind: str, path: Path, folder: Path) -> dict[str, Any]:
         fixed = {}
         float_model = _to_tflite(tf, source, source.inputs, folder / "free", directly=False)
     written = folder / "float.tflite"
-    written.write_bytes(float_model)
+    hand_over(written, float_model)
     answer = _runnable(tf, source, {name: array[0] for name, array in samples.items()})
     difference = float_difference(answer, written, samples)
     versions = {"tensorflow": tf.__version__, "keras": keras.__version__, "numpy": np.__version__}

@@ -10,6 +10,7 @@ import numpy as np
 from edgekit.bundle import Tensor
 from edgekit.convert.describe import quantization
 from edgekit.convert.fitting import by_input, check_numbers
+from edgekit.convert.fixed_sizes import fix_sizes
 from edgekit.convert.flatbuffer import read_model
 from edgekit.convert.quantize import check_runs
 from edgekit.errors import ConversionError, NotAModel, SamplesError
@@ -46,7 +47,8 @@ def take_tflite(path: Path, folder: Path, *, timeout_s: float) -> tuple[Path, bo
             f"{path}: {error}", hint="does it have custom or Flex operators? was it copied completely?"
         ) from error
     computed = any(operator.name == "SHAPE" for operator in graph.operators)
-    return copy, not (computed and any(-1 in (t.shape_signature or ()) for t in graph.tensors))
+    is_free = computed and any(-1 in (t.shape_signature or ()) for t in graph.tensors)
+    return copy, not is_free or fix_sizes(copy)
 
 
 def with_signature(content: bytes, inputs: Sequence[str] = (), outputs: Sequence[str] = ()) -> bytes:

@@ -17,12 +17,12 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
 
-from edgekit.convert.child import end_with_parent, report
+from edgekit.convert.child import hand_over, run_to_end
 from edgekit.convert.fitting import Fitted, Input, Source, fit, narrowed
 from edgekit.convert.float_check import float_difference
 from edgekit.convert.pt2_file import WEIGHTS_ONLY, check_pt2
@@ -54,15 +54,11 @@ class Traced(torch.nn.Module):  # type: ignore[misc]  # mypy does not look into 
         return tuple(named.values())
 
 
-def main(kind: str, path: Path, folder: Path) -> None:
+def main(kind: str, path: Path, folder: Path) -> NoReturn:
     """Converts, and leaves the result, or the error, in `folder`."""
-    end_with_parent()
     warnings.simplefilter("ignore")
-    try:
-        trust = json.loads((folder / "loading.json").read_text("utf-8"))["trust"]
-        report(folder, convert(kind, path, folder, trust=trust))
-    except EdgekitError as error:
-        report(folder, error)
+    trust = json.loads((folder / "loading.json").read_text("utf-8"))["trust"]
+    run_to_end(folder, lambda: convert(kind, path, folder, trust=trust))
 
 
 def convert(kind: str, path: Path, folder: Path, *, trust: bool) -> dict[str, Any]:
@@ -90,7 +86,7 @@ def convert(kind: str, path: Path, folder: Path, *, trust: bool) -> dict[str, An
         content = _checked(lambda: litert_torch.convert(traced, first).model_content(), "convert")
         names = [one.name for one in fitted]
         float_model = folder / "float.tflite"
-        float_model.write_bytes(of_litert_torch(content, names, traced.names))
+        hand_over(float_model, of_litert_torch(content, names, traced.names))
 
         def answer(given: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
             if source.answer is not None:

@@ -166,11 +166,16 @@ def invoke(interpreter: Any) -> None:
     try:
         interpreter.invoke()
     except (RuntimeError, ValueError) as error:
-        reason = (str(error).strip() or repr(error)).splitlines()[0]
-        raise BundleError(
-            f"the model does not run on this input: {reason}",
-            hint="is the input as the model wants it (range, --preprocess)? was the model's file damaged?",
-        ) from error
+        raise refusal(error) from error
+
+
+def refusal(error: Exception) -> BundleError:
+    """What the runtime said of an input that it does not run the model on."""
+    reason = (str(error).strip() or repr(error)).splitlines()[0]
+    return BundleError(
+        f"the model does not run on this input: {reason}",
+        hint="is the input as the model wants it (range, --preprocess)? was the model's file damaged?",
+    )
 
 
 @contextmanager

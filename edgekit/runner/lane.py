@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgekit.errors import BundleError, InputError
-from edgekit.runner.interpreter import invoke
+from edgekit.runner.interpreter import invoke, refusal
 
 if TYPE_CHECKING:
     from edgekit import preprocess
@@ -33,6 +33,33 @@ class Lane:
             for t in variant.inputs
         ]
         self._outputs = [(_index(t, outputs, variant), decoder(t), has_batch(t)) for t in variant.outputs]
+
+        first = variant.inputs[0]
+        self._only = self._inputs[0], np.dtype(first.dtype), first.shape[1:] if has_batch(first) else None
+
+    def run_one(self, sample: Array, raw_in: bool, raw_out: bool) -> Array:
+        """As `run`, of a model with one input and one output.
+
+        In one piece: the network has pushed Python's own code out of the caches, each further call costs a microsecond.
+        """
+        (index, tensor, encode, _), dtype, shape = self._only
+        from_, decode, has_batch = self._outputs[0]
+        if not raw_in:
+            content = encode(sample)
+        elif sample.dtype == dtype:
+            content = sample
+        else:
+            content = _as_is(tensor, sample)
+        interpreter = self._interpreter
+        interpreter.set_tensor(index, content[None] if content.shape == shape else _shaped(content, tensor))
+        try:
+            interpreter.invoke()
+        except (RuntimeError, ValueError) as error:
+            raise refusal(error) from error
+        answer = interpreter.get_tensor(from_)
+        if has_batch:
+            answer = answer[0]
+        return answer if raw_out else decode(answer)
 
     def run(self, samples: Sequence[Array], raw_in: bool, raw_out: bool) -> list[Array]:
         """One inference: a sample for each input in, an answer for each output out."""

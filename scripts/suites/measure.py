@@ -18,6 +18,7 @@ from edgekit.convert.describe import float_operators
 from edgekit.convert.flatbuffer import read_model
 from edgekit.convert.rewrite import packed, unpacked, without_softmax
 from suites import NETWORKS, ROOT, scores
+from suites.sources import SOURCES
 
 STOCK = ("TFLiteConverter", "litert-quantizer", "onnxruntime")
 MODES = ("int8", "int16x8", "dynamic", "weights8", "float16")
@@ -66,6 +67,33 @@ def compared(name: str, folder: Path, modes: Sequence[str] = MODES) -> dict[str,
         }
     found |= {tool: {"error": told} for tool, told in failures.items()}
     return {"network": name, "metric": NETWORKS[name].metric, "held_out": len(labels), "results": found}
+
+
+def by_front_end(name: str, folder: Path) -> dict[str, Any]:
+    """edgekit's int8 of the same network from every file that people bring, beside Keras's float answers."""
+    _, labels = _evaluate(folder)
+    judge = getattr(scores, NETWORKS[name].metric)
+    keras = _edgekit(name, folder / "model.keras", folder, "int8", "--mode", "float32")
+    wanted = _answers(keras / "models" / "float32.tflite", folder)
+    found: dict[str, Result] = {}
+    for kind in ("keras", *SOURCES):
+        try:
+            bundle = keras if kind == "keras" else _edgekit(name, _source(kind, folder), folder, "int8")
+            got = _answers(bundle / "models" / "int8.tflite", folder)
+        except Failed as failed:
+            found[kind] = {"error": str(failed)}
+            continue
+        found[kind] = {"metric": round(judge(labels, got), 4), "output_sqnr_db": _sqnr_db(wanted, got)}
+    return {"network": name, "metric": NETWORKS[name].metric, "held_out": len(labels), "front_ends": found}
+
+
+def _source(kind: str, folder: Path) -> Path:
+    """The network in such a file, which is kept."""
+    out = folder / SOURCES[kind][1]
+    if not out.exists():
+        words = ["-m", "suites.sources", kind, str(folder / "model.keras"), str(folder / "samples.npz"), str(out)]
+        _child(words, folder / f"{out.name}.log")
+    return out
 
 
 def _files(name: str, folder: Path, modes: Sequence[str]) -> tuple[dict[str, Path], dict[str, str]]:

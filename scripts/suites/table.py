@@ -12,7 +12,8 @@ from suites.measure import MODES, STOCK
 TOOLS = ("edgekit", *STOCK)
 METRICS = {"top1": "top-1", "iou": "IoU", "ap50": "AP50", "mae": "MAE, less is better"}
 SAME_DB = 0.3  # less is no difference
-START, END = "<!-- suite -->", "<!-- /suite -->"  # what is between them, --readme writes
+SUITE, FRONT_ENDS = "suite", "front ends"  # between <!-- suite --> and <!-- /suite --> --readme writes
+FILES = {"keras": ".keras", "h5": ".h5", "SavedModel": "SavedModel", "pt2": ".pt2", "onnx": ".onnx"}
 
 Row = Sequence[str]
 
@@ -56,15 +57,45 @@ def write_documents(results: Sequence[Mapping[str, Any]]) -> None:
     """What is between the markers of README.md (a sentence) and docs/suite.md (the tables), made anew."""
     whole = f"\n{_short_table(results)}\n\n{_modes(results)}\n"
     for path, text in ((ROOT / "README.md", summary(results)), (ROOT / "docs" / "suite.md", whole)):
-        path.write_text(between_markers(path.read_text("utf-8"), text), "utf-8")
+        path.write_text(between_markers(path.read_text("utf-8"), SUITE, text), "utf-8")
 
 
-def between_markers(document: str, text: str) -> str:
-    """The document with `text` between the markers. ValueError if it has none."""
-    pattern = re.compile(f"{re.escape(START)}.*?{re.escape(END)}", re.S)
+def write_front_ends(results: Sequence[Mapping[str, Any]]) -> None:
+    """The table of docs/suite.md about the kinds of files, made anew."""
+    path = ROOT / "docs" / "suite.md"
+    path.write_text(between_markers(path.read_text("utf-8"), FRONT_ENDS, f"\n{_front_ends(results)}\n"), "utf-8")
+
+
+def between_markers(document: str, marker: str, text: str) -> str:
+    """The document with `text` between <!-- marker --> and <!-- /marker -->. ValueError if it has none."""
+    start, end = f"<!-- {marker} -->", f"<!-- /{marker} -->"
+    pattern = re.compile(f"{re.escape(start)}.*?{re.escape(end)}", re.S)
     if not pattern.search(document):
-        raise ValueError(f"no {START} in it")
-    return pattern.sub(lambda _: f"{START}{text}{END}", document)
+        raise ValueError(f"no {start} in it")
+    return pattern.sub(lambda _: f"{start}{text}{end}", document)
+
+
+def printed_front_ends(results: Sequence[Mapping[str, Any]]) -> str:
+    """For a terminal: the table, and why a file could not be converted."""
+    failed = [
+        f"{one['network']}, {FILES[kind]}: {_plain(found['error'])}"
+        for one in results
+        for kind, found in one["front_ends"].items()
+        if "error" in found
+    ]
+    return "\n".join([_front_ends(results), *failed])
+
+
+def _front_ends(results: Sequence[Mapping[str, Any]]) -> str:
+    rows: list[Row] = [("network: int8's metric / SQNR of the output in dB, from", *FILES.values())]
+    for one in results:
+        cells = [_from(one["front_ends"][kind]) for kind in FILES]
+        rows.append((f"{one['network']}, {METRICS[one['metric']]}", *cells))
+    return _markdown(rows)
+
+
+def _from(found: Mapping[str, Any]) -> str:
+    return "fails" if "error" in found else f"{found['metric']:.3g} / {found['output_sqnr_db']:.1f}"
 
 
 def summary(results: Sequence[Mapping[str, Any]]) -> str:
