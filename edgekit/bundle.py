@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 from edgekit.digest import sha256, sha256_file
 from edgekit.errors import BundleError, InputError
+from edgekit.fields import AGAIN
 from edgekit.manifest import (
-    AGAIN,
     FORMAT,
     MANIFEST,
     Delegate,

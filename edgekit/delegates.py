@@ -15,7 +15,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edgekit.errors import BundleError, InputError
-from edgekit.manifest import AGAIN, Delegate, is_safe_name
+from edgekit.fields import AGAIN
+from edgekit.manifest import Delegate, is_safe_name
 
 NAMES = ("cpu", "gpu", "edgetpu", "external")
 PRECISIONS = ("f16", "f32")

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from edgekit.errors import BundleError, InputError, UnknownBundleFormat
+from edgekit.fields import AGAIN, Fields, as_object, as_text, as_whole, read_json, shown
 
 if TYPE_CHECKING:
     from dataclasses import dataclass
@@ -20,7 +21,6 @@ else:
 FORMAT = 1
 MANIFEST = "manifest.json"
 LIMITS = ("rss_bytes", "p95_ms")
-AGAIN = "make the bundle again, or copy it again"
 
 _DTYPES = frozenset(["bool", "float16", "float32", "float64"]) | {
     f"{u}int{n}" for u in ("", "u") for n in (8, 16, 32, 64)
@@ -152,25 +152,25 @@ def read_manifest(text: bytes) -> Manifest:
 
     Raises UnknownBundleFormat for a version this edgekit does not know, BundleError for anything that does not fit.
     """
-    loaded = _read_json(text)
+    loaded = read_json(text, MANIFEST)
     if not isinstance(loaded, dict) or "edgekit_bundle" not in loaded:
         raise BundleError(f"{MANIFEST} is not a bundle manifest", hint="make the bundle again with edgekit convert")
     version = loaded.pop("edgekit_bundle")
     if type(version) is not int or version != FORMAT:  # True == 1 and 1.0 == 1
         raise UnknownBundleFormat(
-            f"bundle format {_shown(version)}, this edgekit reads format {FORMAT}",
+            f"bundle format {shown(version)}, this edgekit reads format {FORMAT}",
             hint="deploy again so that the board gets the newer runner, or convert again with the older edgekit",
         )
     goal = loaded.pop("goal", None)
-    fields = _Fields(loaded, MANIFEST)
+    fields = Fields(loaded, MANIFEST)
     manifest = Manifest(
-        goal=None if goal is None else _text(goal, f"{MANIFEST}: 'goal'"),
+        goal=None if goal is None else as_text(goal, f"{MANIFEST}: 'goal'"),
         name=fields.text("name"),
         target=fields.optional_text("target"),
         arch=fields.optional_text("arch"),
         variants=tuple(_read_variant(item) for item in fields.objects("variants")),
         preprocess={
-            key: _object(value, f"preprocess of {key!r}") for key, value in fields.mapping("preprocess").items()
+            key: as_object(value, f"preprocess of {key!r}") for key, value in fields.mapping("preprocess").items()
         },
         preprocess_sha256=fields.texts("preprocess_sha256"),
         labels=fields.optional_text("labels"),
@@ -179,7 +179,7 @@ def read_manifest(text: bytes) -> Manifest:
         made_by=fields.texts("made_by"),
         made_from=fields.texts("made_from"),
         commits=fields.texts("commits"),
-        command=tuple(_text(word, "command") for word in fields.array("command")),
+        command=tuple(as_text(word, "command") for word in fields.array("command")),
         limits=_read_limits(fields.optional_object("limits")),
     )
     fields.done()
@@ -187,25 +187,7 @@ def read_manifest(text: bytes) -> Manifest:
     return manifest
 
 
-def _read_json(text: bytes) -> Any:
-    import json
-
-    def refuse_constant(name: str) -> Any:
-        raise ValueError(f"{name} is not a JSON number")
-
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        fields = dict(pairs)
-        if len(fields) != len(pairs):
-            raise ValueError("an object has a key twice")
-        return fields
-
-    try:
-        return json.loads(text, parse_constant=refuse_constant, object_pairs_hook=once)
-    except (ValueError, RecursionError) as error:  # a nesting too deep for Python is not a manifest either
-        raise BundleError(f"{MANIFEST} is not JSON: {error}", hint=AGAIN) from error
-
-
-def _read_limits(fields: _Fields | None) -> Mapping[str, float] | None:
+def _read_limits(fields: Fields | None) -> Mapping[str, float] | None:
     if fields is None:
         return None
     limits = {name: fields.number(name) for name in LIMITS if fields.has(name)}
@@ -214,7 +196,7 @@ def _read_limits(fields: _Fields | None) -> Mapping[str, float] | None:
     return limits
 
 
-def _read_variant(fields: _Fields) -> Variant:
+def _read_variant(fields: Fields) -> Variant:
     variant = Variant(
         name=fields.text("name"),
         file=fields.text("file"),
@@ -222,7 +204,7 @@ def _read_variant(fields: _Fields) -> Variant:
         ranges=fields.optional_text("ranges"),
         inputs=tuple(_read_tensor(item) for item in fields.objects("inputs")),
         outputs=tuple(_read_tensor(item) for item in fields.objects("outputs")),
-        operators={key: _whole(value, key) for key, value in fields.mapping("operators").items()},
+        operators={key: as_whole(value, key) for key, value in fields.mapping("operators").items()},
         delegates=tuple(_read_delegate(item) for item in fields.objects("delegates")),
         qualities=tuple(_read_quality(item) for item in fields.objects("qualities")),
         golden_tolerance=fields.number("golden_tolerance"),
@@ -235,11 +217,11 @@ def _read_variant(fields: _Fields) -> Variant:
     return variant
 
 
-def _read_tensor(fields: _Fields) -> Tensor:
+def _read_tensor(fields: Fields) -> Tensor:
     tensor = Tensor(
         name=fields.text("name"),
         tensor=fields.text("tensor"),
-        shape=tuple(_whole(size, "shape") for size in fields.array("shape")),
+        shape=tuple(as_whole(size, "shape") for size in fields.array("shape")),
         dtype=fields.text("dtype"),
         scale=fields.optional_number("scale"),
         zero_point=fields.optional_integer("zero_point"),
@@ -251,13 +233,13 @@ def _read_tensor(fields: _Fields) -> Tensor:
     return tensor
 
 
-def _read_delegate(fields: _Fields) -> Delegate:
+def _read_delegate(fields: Fields) -> Delegate:
     delegate = Delegate(name=fields.text("name"), options=fields.mapping("options"))
     fields.done()
     return delegate
 
 
-def _read_quality(fields: _Fields) -> Quality:
+def _read_quality(fields: Fields) -> Quality:
     quality = Quality(
         metric=fields.text("metric"),
         value=fields.number("value"),
@@ -270,7 +252,7 @@ def _read_quality(fields: _Fields) -> Quality:
 
 
 def _read_file(name: str, value: Any) -> File:
-    fields = _Fields(_object(value, name), f"files/{name}")
+    fields = Fields(as_object(value, name), f"files/{name}")
     file = File(sha256=fields.text("sha256"), size=fields.integer("size"))
     fields.done()
     if not is_safe_name(name) or name == MANIFEST or not _is_sha256(file.sha256) or file.size < 0:
@@ -301,100 +283,3 @@ def _check_consistent(manifest: Manifest) -> None:
             raise BundleError(
                 f"{MANIFEST}: the preprocessing is not that of the inputs of variant {variant.name}", hint=AGAIN
             )
-
-
-class _Fields:
-    """A JSON object being taken apart: each key once, with its type; what is left over at the end is an error."""
-
-    def __init__(self, fields: Mapping[str, Any], where: str) -> None:
-        self._left = dict(fields)
-        self._where = where
-
-    def _take(self, key: str) -> Any:
-        try:
-            return self._left.pop(key)
-        except KeyError:
-            raise BundleError(f"{self._where} has no {key!r}", hint=AGAIN) from None
-
-    def text(self, key: str) -> str:
-        return _text(self._take(key), f"{self._where}: {key!r}")
-
-    def optional_text(self, key: str) -> str | None:
-        return self._take(key) if self._left.get(key, "") is None else self.text(key)
-
-    def texts(self, key: str) -> Mapping[str, str]:
-        return {name: _text(value, f"{self._where}: {key!r}") for name, value in self.mapping(key).items()}
-
-    def integer(self, key: str) -> int:
-        return _integer(self._take(key), f"{self._where}: {key!r}")
-
-    def optional_integer(self, key: str) -> int | None:
-        return self._take(key) if self._left.get(key, "") is None else self.integer(key)
-
-    def number(self, key: str) -> float:
-        value = self._take(key)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not -1e300 < value < 1e300:
-            raise BundleError(f"{self._where}: {key!r} must be a number", hint=AGAIN)
-        return float(value)
-
-    def optional_number(self, key: str) -> float | None:
-        return self._take(key) if self._left.get(key, "") is None else self.number(key)
-
-    def mapping(self, key: str) -> Mapping[str, Any]:
-        return _object(self._take(key), f"{self._where}: {key!r}")
-
-    def array(self, key: str) -> list[Any]:
-        value = self._take(key)
-        if not isinstance(value, list):
-            raise BundleError(f"{self._where}: {key!r} must be a list", hint=AGAIN)
-        return value
-
-    def objects(self, key: str) -> list[_Fields]:
-        return [_Fields(_object(item, key), f"{self._where}: {key}") for item in self.array(key)]
-
-    def has(self, key: str) -> bool:
-        return key in self._left
-
-    def optional_object(self, key: str) -> _Fields | None:
-        """The object of that key; None if there is none."""
-        return _Fields(self.mapping(key), f"{self._where}: {key!r}") if key in self._left else None
-
-    def done(self) -> None:
-        if self._left:
-            raise BundleError(f"{self._where} has unknown keys: {', '.join(sorted(self._left))}", hint=AGAIN)
-
-    def expect(self, fits: bool, wanted: str) -> None:
-        if not fits:
-            raise BundleError(f"{self._where}: {wanted}", hint=AGAIN)
-
-
-def _object(value: Any, where: str) -> Mapping[str, Any]:
-    if not isinstance(value, dict):
-        raise BundleError(f"{where} must be an object", hint=AGAIN)
-    return value
-
-
-def _text(value: Any, where: str) -> str:
-    # half a surrogate pair can be written in JSON, but not printed
-    try:
-        value.encode()
-    except (AttributeError, UnicodeEncodeError):
-        raise BundleError(f"{where} must be a text", hint=AGAIN) from None
-    return str(value)
-
-
-def _integer(value: Any, where: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise BundleError(f"{where} must be a whole number", hint=AGAIN)
-    return value
-
-
-def _whole(value: Any, where: str) -> int:
-    if _integer(value, where) < 0:
-        raise BundleError(f"{where} must not be negative", hint=AGAIN)
-    return int(value)
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 20 else text[:17] + "..."

@@ -22,11 +22,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgekit.deploy.session import AGENT
+from edgekit.deploy.parts import AGENT
 
 ROOT = 1  # the number of the root folder
 EXHAUSTIVE = 7  # changes of folders: every subset of up to that many, a choice of more
-SOURCES = Path(sys.modules["edgekit.deploy.session"].__file__ or "").parent
+SOURCES = Path(sys.modules["edgekit.deploy.parts"].__file__ or "").parent
 CODE = {name: compile((SOURCES / f"{name}.py").read_text("utf-8"), f"{name}.py", "exec") for name in AGENT}
 
 
@@ -407,7 +407,7 @@ class Program:
             module.__dict__["__builtins__"] = {**vars(builtins), "__import__": import_}
             exec(code, module.__dict__)
         # commands are not what this model is about: every runner is healthy, every guard starts
-        self.agent.golden_check = lambda *_: {"variants": []}
+        self.intake.golden_check = lambda *_: {"variants": []}
         self.service.start_process = lambda *_: None
 
     def __getattr__(self, name: str) -> Any:

@@ -102,6 +102,20 @@ def test_the_package_is_called_like_the_command(model, tmp_path):
     assert result.verdicts["int8"].metric == "top-1 accuracy"
 
 
+def test_what_a_server_may_take_is_in_the_manifest(model, tmp_path):
+    def limits(name, **given):
+        return edgekit.convert(
+            model, tmp_path / name, IMAGES, report=False, mode="float32", **given
+        ).bundle.manifest.limits
+
+    assert limits("a") is None
+    assert limits("b", max_memory=64) == {"rss_bytes": 64 << 20}
+    assert limits("c", max_memory=0.5, max_p95=20) == {"rss_bytes": 1 << 19, "p95_ms": 20.0}
+    with pytest.raises(InputError):
+        limits("d", max_p95=0)
+    assert not (tmp_path / "d").exists()
+
+
 def test_samples_in_memory_make_the_bundle_that_a_file_makes(model, tmp_path):
     np.savez(tmp_path / "s.npz", x=IMAGES, y=CLASSES)
     of_file = edgekit.convert(model, tmp_path / "a", tmp_path / "s.npz", report=False).bundle

@@ -34,10 +34,11 @@ from devices import (
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from edgekit.deploy import disk, store, transport
+from edgekit.deploy import answers, disk, folder, transport
 from edgekit.deploy import session as session_module
 from edgekit.deploy.address import Local
-from edgekit.deploy.session import AGENT, open_session
+from edgekit.deploy.parts import AGENT
+from edgekit.deploy.session import open_session
 from edgekit.errors import (
     DeviceBusy,
     DeviceDamaged,
@@ -456,7 +457,7 @@ def test_a_root_that_is_a_file_is_refused(device: Local) -> None:
 
 
 def test_a_second_deployment_is_told_to_wait(installed: Local, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(folder, "PATIENCE_S", 0.1)
     with open_session(installed) as first:
         first.request("plan", files={}, volatile=True)
         before = world(installed.root)
@@ -704,8 +705,8 @@ def test_an_error_of_the_device_is_shown_as_one_harmless_line(device: Local) -> 
 
 
 def test_words_of_a_device_reach_the_terminal_without_control_characters() -> None:
-    assert session_module.plain("Pi \x1b]0;x\x07\u202e\udce9\n") == "Pi ?]0;x???" + "?"
-    assert json.dumps(session_module.plain_lines("\n a \n\nb\x00\n")) == '["a", "b?"]'
+    assert answers.plain("Pi \x1b]0;x\x07\u202e\udce9\n") == "Pi ?]0;x???" + "?"
+    assert json.dumps(answers.plain_lines("\n a \n\nb\x00\n")) == '["a", "b?"]'
 
 
 @pytest.mark.slow

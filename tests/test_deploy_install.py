@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import json
 import os
@@ -19,8 +20,8 @@ from pathlib import Path
 import pytest
 from devices import PYTHON, flip_a_byte, keep_small_runtime, refused, runtime_folder, wait_until, world
 
-from edgekit.bundle import Bundle
-from edgekit.deploy import install, session, store
+from edgekit.bundle import Bundle, write_bundle
+from edgekit.deploy import golden, install, parts, session, store
 from edgekit.deploy.address import Local
 from edgekit.deploy.install import deploy, remove, rollback, status
 from edgekit.deploy.session import open_session
@@ -97,6 +98,42 @@ def test_a_dry_run_shows_the_steps_that_are_then_done(tiny_bundle: Bundle, devic
     assert planned.steps == done.steps
     assert [step.stage for step in planned.steps] == ["send", "install", "check", "trial", "confirm"]
     assert deploy(tiny_bundle, device, dry_run=True).steps == ()
+
+
+def test_a_release_is_proven_where_its_libraries_are_loaded_already_and_by_its_launcher_if_not_there(
+    deployed: Local, other_bundle: Bundle, tiny_bundle: Bundle
+) -> None:
+    """The first process is told late and answers late; the second is gone, as one without memory is."""
+    slow = 'import sys, time; here = sys.stdin.readline(); time.sleep(0.7); print(\'{"variants": [], "here": 1}\')'
+    for program, is_taken in ((slow, True), ("raise SystemExit(9)", False)):
+        warm = subprocess.Popen(
+            [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        found = golden.golden_check(str(deployed.root / "current"), None, warm)
+        assert ("here" in found) == is_taken
+        assert is_taken or found["variants"][0]["bit_equal"] == found["variants"][0]["count"]
+
+    second = deploy(other_bundle, deployed)
+    assert second.check is not None
+    assert second.check["variants"][0]["bit_equal"] > 0
+
+
+@pytest.mark.usefixtures("small_runtime")
+def test_limits_of_a_bundle_are_shown_and_said_not_to_be_checked_where_nothing_serves(
+    tiny_bundle: Bundle, device: Local, tmp_path: Path, command: Run
+) -> None:
+    manifest = dataclasses.replace(tiny_bundle.manifest, limits={"rss_bytes": 64 << 20, "p95_ms": 20.0})
+    contents = {name: tiny_bundle.file(name).read_bytes() for name in manifest.files}
+    bundle = write_bundle(tmp_path / "limited", manifest, contents)
+
+    _, plan, _ = command("deploy", bundle.path, device, "--dry-run")
+    _, shown, _ = command("inspect", bundle.path)
+    code, out, err = command("deploy", bundle.path, device)
+
+    assert "its server within 64.0 MiB of memory and 20 ms for 95 of 100 answers" in plan
+    assert "at most 64.0 MiB of memory, 95 of 100 answers within 20 ms" in shown
+    assert code == 0, err
+    assert "95 of 100 answers within 20 ms: not checked, there is no server" in out
 
 
 def test_a_dry_run_says_what_would_be_sent_and_touches_nothing(tiny_bundle: Bundle, device: Local) -> None:
@@ -390,11 +427,11 @@ def small_reserve() -> Iterator[None]:
     """On a disk of 24 MB, 16 cannot stay free: the agent that is sent keeps less."""
     assert store.RESERVE == 16 << 20
     packed = zlib.decompress
-    sent = session._packed_agent()
+    sent = parts.packed_agent()
     keeps_less = zlib.compress(packed(sent).replace(b"RESERVE = 16 << 20", b"RESERVE = 1 << 20"), 9)
     assert len(packed(keeps_less)) < len(packed(sent))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session, "_packed_agent", lambda: keeps_less)
+        patch.setattr(session, "packed_agent", lambda: keeps_less)
         yield
 
 

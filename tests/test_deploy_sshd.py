@@ -397,7 +397,7 @@ def test_a_runner_that_kills_the_agent_is_an_error(sshd: Sshd) -> None:
     assert "killed" in str(caught.value)
     with open_session(BOARD, python=PYTHON) as session:
         session.request("confirm", id=recorded(sshd.root)["good"])
-    assert world(sshd.root) == before
+    wait_until(lambda: world(sshd.root) == before)  # what is to go, goes once it has answered
 
 
 # -- the wire

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 
 from edgekit.deploy.address import Local
 from edgekit.deploy.agent import CHANGES, LOOKS
-from edgekit.deploy.session import _packed_agent, _packed_probe, open_session
+from edgekit.deploy.parts import packed_agent, packed_probe
+from edgekit.deploy.session import open_session
 from edgekit.deploy.transport import BOOTSTRAP
 from edgekit.errors import DeviceDamaged, DeviceError, EdgekitError, ReleaseUnhealthy
 
@@ -240,8 +241,8 @@ def answer(device: Local, operation: str, arguments: Mapping[str, Any]) -> Any:
 
 def talk(device: Local, *said: bytes) -> subprocess.CompletedProcess[bytes]:
     """What a real agent process makes of these bytes after its own source."""
-    hello, packed = json.dumps({"root": str(device.root)}).encode(), _packed_agent()
-    start = b"%d\n%s%s" % (len(_packed_probe()), _packed_probe(), struct.pack(">I", len(hello)) + hello)
+    hello, packed = json.dumps({"root": str(device.root)}).encode(), packed_agent()
+    start = b"%d\n%s%s" % (len(packed_probe()), packed_probe(), struct.pack(">I", len(hello)) + hello)
     agent = json.dumps({"agent": len(packed)}).encode()
     start += struct.pack(">I", len(agent)) + agent + packed
     return subprocess.run(

@@ -32,6 +32,7 @@ HELLO = {
     "good": None,
     "prev": None,
     "to": None,
+    "service": None,
     "runtimes": [],
     "signers": False,
 }

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from devices import refused, wait_until
+from devices import refused, wait_until, world
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -197,6 +197,23 @@ def test_a_folder_of_this_machine_starts_nothing_by_itself_and_has_no_log(
     assert done.service == "none"
     assert (code, out) == (NotInstalled.exit_code, "")
     assert "keeps no runner running" in err
+
+
+@pytest.mark.skipif(not NO_SYSTEMD, reason="systemd runs here")
+@pytest.mark.usefixtures("small_runtime")
+def test_a_service_that_a_current_release_cannot_have_changes_nothing(
+    device: Local, tiny_bundle: Bundle, command: Callable[..., tuple[int, str, str]]
+) -> None:
+    deploy(tiny_bundle, device)
+    before = world(device.root)
+    planned = deploy(tiny_bundle, device, service="user", dry_run=True)
+    with refused(DeviceUnsupported, 4):
+        deploy(tiny_bundle, device, service="user")
+
+    assert [step.what for step in planned.steps] == [f"release {planned.release} stays; service user instead of none"]
+    assert world(device.root) == before
+    assert not deploy(tiny_bundle, device, service="none").changed
+    assert "would service" in command("deploy", tiny_bundle.path, device, "--service", "user", "--dry-run")[1]
 
 
 @pytest.mark.skipif(not NO_SYSTEMD, reason="systemd runs here")
@@ -462,6 +479,28 @@ def test_a_user_without_root_gets_a_unit_that_outlives_the_login_and_a_crash(
     assert not (machine.root / HOME.lstrip("/")).exists()
     assert list((machine.root / "home/pi/.config/systemd/user").glob("edgekit*")) == []
     assert machine.pids("current/run|edgekit.runner") == [main_pid(machine)]
+
+
+@slow
+def test_something_else_keeps_a_current_release_running_when_that_is_asked_for(
+    machine: Device, deployed: Deployment, tiny_bundle: Bundle
+) -> None:
+    release, units = in_use(machine), machine.root / "etc/systemd/system"
+
+    planned = deploy(tiny_bundle, as_root(machine), service="none", dry_run=True)
+    still = (units / RUNNER).exists() and is_serving(machine, release)
+    without = deploy(tiny_bundle, as_root(machine), service="none")
+    gone = (units / RUNNER).exists()
+    back = deploy(tiny_bundle, as_root(machine), service="system")
+
+    assert [step.stage for step in planned.steps] == [step.stage for step in without.steps] == ["service"]
+    assert still
+    assert (without.service_before, without.service, without.files_sent, gone) == ("system", "none", 0, False)
+    assert (back.service_before, back.service) == ("none", "system")
+    assert back.health is not None and back.health["server"]["release"] == release
+    assert is_serving(machine, release) and in_use(machine) == release
+    assert not deploy(tiny_bundle, as_root(machine), service="system").changed
+    assert not deploy(tiny_bundle, as_root(machine)).changed
 
 
 @slow

@@ -216,7 +216,7 @@ def test_the_systems_of_a_target_are_signed_for(
     def build(platform, runtime, *, with_pillow):
         asked.append((platform.python, platform.arch))
         text = json.dumps([runtime.requirements])
-        return Tree(hashlib.sha256(text.encode()).hexdigest()[:16], text, runtime.requirements, {}, {})
+        return Tree(hashlib.sha256(text.encode()).hexdigest()[:16], text, runtime.requirements, {}, Path(), {})
 
     monkeypatch.setattr(sign, "build_runtime", build)  # which would download 200 MB
     code, out, err = command("sign", bundle, "--key", key, "--target", "rpi4", "--json")

@@ -17,11 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgekit.deploy import disk, guard, journal
-from edgekit.deploy import session as session_module
 from edgekit.deploy.address import Local
 from edgekit.deploy.confirm import confirm_release
 from edgekit.deploy.install import adopt, rollback, status
 from edgekit.deploy.journal import Journal, Moment
+from edgekit.deploy.parts import packed_agent
 from edgekit.deploy.service import Unkept
 from edgekit.deploy.session import open_session
 from edgekit.deploy.store import Store
@@ -112,8 +112,8 @@ def test_a_confirmed_release_stays_when_the_window_ends_and_the_guard_goes(devic
 
 
 def guards(name: str) -> list[str]:
-    found = subprocess.run(["ps", "-ww", "-eo", "pid,args"], capture_output=True, text=True).stdout
-    return [line for line in found.splitlines() if f"guard {name}" in line]
+    found = subprocess.run(["ps", "-ww", "-eo", "pid,comm"], capture_output=True, text=True).stdout
+    return [line for line in found.splitlines() if f"guard-{name}"[:15] in line]
 
 
 def test_a_machine_that_was_started_anew_goes_back_before_anything_runs(device: Local, old: str) -> None:
@@ -337,7 +337,7 @@ def test_a_workstation_that_cannot_come_back_says_that_the_device_goes_back(devi
 def test_a_lock_is_not_held_for_a_workstation_that_fell_silent(
     device: Local, old: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sent = zlib.decompress(session_module._packed_agent())
+    sent = zlib.decompress(packed_agent())
     impatient = zlib.compress(sent.replace(b"IDLE_S = 600", b"IDLE_S = 1"), 9)
     assert zlib.decompress(impatient) != sent
 

@@ -13,7 +13,8 @@ from typing import Any, Protocol
 
 from edgekit.bundle import Bundle
 from edgekit.deploy.address import Address
-from edgekit.deploy.session import Session, open_session, plain, refuse_host_key
+from edgekit.deploy.answers import plain
+from edgekit.deploy.session import Session, open_session, refuse_host_key
 from edgekit.deploy.transport import AskHostKey, packed_sources
 from edgekit.errors import DeviceError, EdgekitError, InputError
 

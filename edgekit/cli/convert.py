@@ -110,6 +110,18 @@ def samples_used(text: str) -> int | None:
 )
 @COMPILER
 @click.option("--goal", help="Of power, for the bundle: 'min_energy(accuracy>=90, deadline=50ms)'; docs/power.md.")
+@click.option(
+    "--max-memory",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="MIB",
+    help="What its server may take on a device, memory in MiB: beyond it a deployment goes back (docs/deploy.md).",
+)
+@click.option(
+    "--max-p95",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="MS",
+    help="The same of time: 95 of 100 answers of its server take no longer.",
+)
 @click.option("--name", help="The bundle's name; default: the model file's.")
 @click.option("--metric", metavar="NAME|FILE.py:FUNCTION", help=METRIC)
 @click.option(

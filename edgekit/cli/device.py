@@ -12,7 +12,16 @@ from typing import Any
 
 import click
 
-from edgekit.cli.show import ProgressLine, json_option, show_facts, show_json, show_table, showing_progress, size_text
+from edgekit.cli.show import (
+    ProgressLine,
+    json_option,
+    limits_text,
+    show_facts,
+    show_json,
+    show_table,
+    showing_progress,
+    size_text,
+)
 from edgekit.deploy.address import Transport, parse_address
 
 DEVICE_HELP = """\b
@@ -136,6 +145,10 @@ def deploy_command(
     if not done.changed:
         click.echo(f"{done.device}: release {done.release} is current already, nothing was sent")
         return
+    if done.service_before is not None:
+        click.echo(f"{done.device}: release {done.release} was current already and stays so")
+        show_facts([("service", SERVICES.get(done.service or "", done.service)), ("before", done.service_before)])
+        return
     facts: list[tuple[str, object]] = [("device", f"{done.device} ({done.system})")]
     facts += [("warning", done.warning)] if done.warning else []
     if dry_run:
@@ -145,6 +158,8 @@ def deploy_command(
     facts += [("sent", sent), ("release", f"{done.root}/releases/{done.release}")]
     facts += [("runtime", " ".join(done.requirements)), ("previous", done.previous), *_agreements(done.check)]
     facts += [("service", SERVICES.get(done.service or "", done.service))]
+    if found.manifest.limits:
+        facts += [("limits", f"{limits_text(found.manifest.limits)}: {_kept(done.health)}")]
     facts += [("signed by", done.signed_by)] if done.signed_by else []
     facts += [("confirmed by", f"the {done.confirmed_by}")]
     show_facts(facts)
@@ -259,6 +274,7 @@ STAGES = {
     "install": "installing the runtime",
     "fetch": "fetching samples",
     "check": "checking golden vectors on the device",
+    "service": "changing what keeps it running",
     "trial": "switching to it on trial",
     "confirm": "confirming over a new connection",
 }
@@ -297,6 +313,17 @@ def ask_beside(progress: ProgressLine, host: str, key_type: str, fingerprint: st
     """`ask_host_key` while the progress line is away."""
     with progress.hidden():
         return ask_host_key(host, key_type, fingerprint)
+
+
+def _kept(health: Mapping[str, Any] | None) -> str:
+    """What a server on trial was found to take."""
+    if health is None:
+        return "not checked, there is no server"
+    found = health["server"]
+    rss, p95 = found.get("rss_bytes"), found.get("p95_ms")
+    said = [] if rss is None else [size_text(int(rss))]
+    said += [] if p95 is None else [f"{p95:g} ms"]
+    return f"it took {', '.join(said)}" if said else "not checked, its server does not say what it takes"
 
 
 def _agreements(check: Mapping[str, Any] | None) -> list[tuple[str, object]]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgekit.cli.edgetpu import show_compiled, show_prediction
-from edgekit.cli.show import json_option, show_facts, show_json, show_table, size_text
+from edgekit.cli.show import json_option, limits_text, show_facts, show_json, show_table, size_text
 
 if TYPE_CHECKING:
     from edgekit.bundle import Bundle, Quality, Variant
@@ -123,6 +123,7 @@ def _show_bundle(bundle: Bundle) -> None:
     facts: list[tuple[str, object]] = [("bundle", f"{manifest.name} ({bundle.id})")]
     facts += [("target", f"{manifest.target} ({manifest.arch})" if manifest.target else "any")]
     facts += [(f"input {name}", _words(spec)) for name, spec in manifest.preprocess.items()]
+    facts += [("its server", limits_text(manifest.limits))] if manifest.limits else []
     facts += [("made by", _words(manifest.made_by))]
     commits = {name: f" (git {_short(commit)})" for name, commit in manifest.commits.items()}
     facts += [("made from", ", ".join(name + commits.get(name, "") for name in manifest.made_from))]

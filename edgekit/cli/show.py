@@ -7,7 +7,7 @@ import json
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import zip_longest
 from pathlib import Path
@@ -145,6 +145,13 @@ def showing_progress(quiet: bool) -> Iterator[ProgressLine]:
     columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
     with Progress(*columns, *map(WhileSending, sending), console=Console(stderr=True), transient=True) as progress:
         yield ProgressLine(progress)
+
+
+def limits_text(limits: Mapping[str, float]) -> str:
+    """What a manifest allows a server to take, for a person."""
+    said = [f"at most {size_text(int(limits['rss_bytes']))} of memory"] if "rss_bytes" in limits else []
+    said += [f"95 of 100 answers within {limits['p95_ms']:g} ms"] if "p95_ms" in limits else []
+    return ", ".join(said)
 
 
 def size_text(count: int) -> str:

@@ -36,6 +36,8 @@ def convert(
     repair: str = "mixed",
     delegate: str | Sequence[str] = (),
     goal: str | None = None,
+    max_memory: float | None = None,
+    max_p95: float | None = None,
     name: str | None = None,
     metric: str | None = None,
     max_drop: float = MAX_DROP,
@@ -53,7 +55,8 @@ def convert(
     (n, ...), a pair (inputs, labels), a mapping of arrays by input name (labels: "y"), or anything that gives one sample
     after the other, such as a generator or a tf.data.Dataset. `model` may be a Keras model, a tf.function or a tf.Module.
     Without `max_samples` ranges take as many as they need. `mode` is one mode or several, `report=False` is
-    `--no-report`, `timeout` is in seconds; `progress` is called with the name of each stage. Samples that a
+    `--no-report`, `timeout` is in seconds, `max_memory` in MiB, `max_p95` in ms;
+    `progress` is called with the name of each stage. Samples that a
     device recorded are a folder that edgekit.deploy.samples.fetch_samples makes. Raises EdgekitError: what the command
     would print, with its exit code; QualityLost where the gate refuses the model.
     """
@@ -74,6 +77,8 @@ def convert(
         repair=repair,
         delegates=(delegate,) if isinstance(delegate, str) else tuple(delegate),
         goal=goal,
+        max_memory=max_memory,
+        max_p95=max_p95,
         name=name,
         metric=metric,
         max_drop=max_drop,

@@ -219,6 +219,7 @@ def _about(
         title=request.name or model_name(request.model),
         command=tuple(request.command),
         goal=request.goal,
+        limits=request.limits,
         target=request.target,
         labels=tuple(given.class_names),
         preprocess={n: preprocess.spec_fields(s) for n, s in float_model.specs.items()},
@@ -279,6 +280,7 @@ def _manifest(about: About, given: Given, variants: tuple[Variant, ...], float_m
         commits=about.commits,
         command=about.command,
         goal=about.goal,
+        limits=about.limits,
     )
 
 

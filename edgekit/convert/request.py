@@ -23,6 +23,7 @@ from edgekit.convert.selection import pick
 from edgekit.convert.settle import MOST
 from edgekit.convert.variants import check_modes
 from edgekit.delegates import parse_delegate
+from edgekit.errors import InputError
 from edgekit.manifest import Delegate
 from edgekit.runner.power.goal import parse_goal
 from edgekit.target import Target, load_target
@@ -54,12 +55,21 @@ class Request:
     report: Path | bool = True  # where the HTML goes, also of a refused model; True: beside the bundle
     delegates: Sequence[str] = ()  # what may run it, in order (edgekit.delegates); none: the target's, or the CPU
     goal: str | None = None  # of power, for the manifest: docs/power.md
+    max_memory: float | None = None  # MiB that its server may take on a device, for the manifest
+    max_p95: float | None = None  # ms that 95 of 100 answers of it may take
     name: str | None = None  # of the bundle; None: the model's
     timeout_s: float = 1800.0  # of each converter
     trust: bool = False  # code inside the model's file may run
     custom: Sequence[str] = ()  # Python files, or modules, that define its layers
     signature: str | None = None  # the one that is meant of a SavedModel's
     command: Sequence[str] = ()  # for the manifest
+
+    @property
+    def limits(self) -> Mapping[str, float] | None:
+        """What the manifest says of them: bytes and ms; None if nothing was asked for."""
+        memory = None if self.max_memory is None else round(self.max_memory * (1 << 20))
+        given = {"rss_bytes": memory, "p95_ms": self.max_p95}
+        return {name: value for name, value in given.items() if value is not None} or None
 
     @property
     def repair_level(self) -> str:
@@ -100,6 +110,8 @@ def read_request(request: Request) -> Given:
     rules = read_recipe(request.recipe) if request.recipe is not None else ()
     if request.goal is not None:
         parse_goal(request.goal)
+    if request.limits is not None and not min(request.limits.values()) > 0:
+        raise InputError("a server that takes no memory or no time there is none", hint="give a positive number")
     check_output(request.output)
     page = report_path(request.output) if request.report is True else request.report or None
     if page is not None:

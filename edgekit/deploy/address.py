@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from edgekit.errors import InputError
+
+if TYPE_CHECKING:
+    from edgekit.deploy.route import Route
 
 Transport = Literal["auto", "paramiko", "openssh"]  # auto: paramiko, and `ssh` itself for what paramiko cannot do
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
@@ -33,6 +36,7 @@ class Remote:
     user: str | None
     port: int | None
     transport: Transport = "auto"
+    route: Route | None = field(default=None, compare=False, repr=False)  # how to get there, once that is found out
 
     def __str__(self) -> str:
         user = f"{self.user}@" if self.user else ""

@@ -18,7 +18,7 @@ import sys
 from collections.abc import Sequence
 
 from edgekit.deploy.disk import Refused, explain
-from edgekit.deploy.guard import detach, wait
+from edgekit.deploy.guard import wait
 from edgekit.deploy.health import check_in_use
 from edgekit.deploy.journal import read_journal
 from edgekit.deploy.store import Store
@@ -68,9 +68,8 @@ def _act(trials: Trials, store: Store, arguments: list[str]) -> int:
     elif len(arguments) == 2 and arguments[0] == "confirm":
         store.lock(BUSY_S)
         trials.confirm(arguments[1])
-    elif arguments[:1] == ["guard"] and arguments[2:] in ([], ["--detach"]):
-        if arguments[2:] == [] or detach():
-            _guard(trials, store, arguments[1])
+    elif len(arguments) == 2 and arguments[0] == "guard":
+        _guard(trials, store, arguments[1])
     else:
         print(__doc__, file=sys.stderr)
         return 2

@@ -1,4 +1,4 @@
-"""What an agent's answers look like: whatever else a device says is taken for no answer before anything is made of it."""
+"""What an agent's answers look like, and how they are shown: whatever else a device says is taken for no answer."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ ANSWERS: dict[str, Any] = {
     "put": {"again": [str]},
     "release": {"check": {"variants": [_AGREEMENT]}},
     "trial": {"service": str, "health": (dict, None), "signed": ({"principal": str, "key": str}, None)},
+    "service": {"before": str, "service": str, "health": (dict, None)},
     "confirm": {"current": _Text, "previous": _Text},
     "outcome": {"outcome": str, "previous": _Text},
     "rollback": {"current": _Text, "previous": _Text, "left": _Text},
@@ -51,3 +52,23 @@ def fits(value: Any, wanted: Any) -> bool:
     if wanted is None:
         return value is None
     return type(value) is bool if wanted is bool else isinstance(value, wanted) and type(value) is not bool
+
+
+def plain(text: object) -> str:
+    """What a device says, as one line that a terminal can show: no control characters, no surrogates."""
+    said = str(text or "")
+    return said if said.isprintable() else "".join(char if char.isprintable() else "?" for char in said)
+
+
+def plain_values(value: Any) -> Any:
+    """The same of every text in an answer: any of them may be shown."""
+    if isinstance(value, str):
+        return plain(value)
+    if isinstance(value, dict):
+        return {plain(key): plain_values(one) for key, one in value.items()}
+    return [plain_values(one) for one in value] if isinstance(value, list) else value
+
+
+def plain_lines(text: str) -> list[str]:
+    """The lines of what a device says that are not empty."""
+    return [plain(line.strip()) for line in text.splitlines() if line.strip()]

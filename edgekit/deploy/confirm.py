@@ -25,7 +25,7 @@ def confirm_release(
     """
     while True:
         try:
-            with open_session(address, python=python, ask=ask) as session:
+            with open_session(address, python=python, ask=ask, at_once=True) as session:
                 previous = session.request("confirm", id=release)["previous"]
                 return None if previous is None else str(previous)
         except DeviceUnreachable as error:

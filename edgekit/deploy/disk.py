@@ -12,12 +12,14 @@ import json
 import os
 import re
 import stat
+from collections.abc import Collection
 from typing import Any
 
 ID = re.compile(r"[0-9a-f]{16}")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 COMPONENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,127}")
 DEEPEST = 16  # folders
+AT_ONCE = 12  # threads that sync files
 
 # file systems that live in memory, or are a layer over one that is not written to
 FORGETFUL = {"tmpfs", "ramfs", "rootfs", "overlay", "overlayfs", "aufs", "unionfs", "fuse.unionfs-fuse", "squashfs"}
@@ -158,6 +160,35 @@ def sync(path: str) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def sync_at_once(paths: Collection[str]) -> None:
+    """`sync` of each, in several threads: what a journalling file system is asked for at once, it writes as one."""
+    import threading
+
+    left = list(paths)
+    errors: list[OSError] = []
+
+    def work() -> None:
+        with contextlib.suppress(IndexError):
+            while not errors:
+                path = left.pop(0)
+                try:
+                    sync(path)
+                except OSError as error:
+                    errors.append(error)
+
+    started = []
+    with contextlib.suppress(RuntimeError):  # no more threads to be had: then those that there are do it
+        for _ in range(min(len(left), AT_ONCE) - 1):
+            thread = threading.Thread(target=work)
+            thread.start()
+            started.append(thread)
+    work()
+    for thread in started:
+        thread.join()
+    if errors:
+        raise errors[0]
 
 
 def forgets(path: str, mounts: str = "/proc/self/mountinfo") -> str:

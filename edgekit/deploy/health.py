@@ -9,77 +9,20 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import select
 import socket
-import subprocess
 import time
 from typing import Any, BinaryIO
 
-from edgekit.deploy.disk import OUR_FAULT, Refused, read_file
+from edgekit.deploy.disk import Refused, read_file
+from edgekit.deploy.golden import golden_check
 from edgekit.deploy.service import Service
 from edgekit.deploy.vectors import compare, first_vector
 
-CHECK_S = 600.0  # for the golden vectors, on the slowest board
 READY_S = 120.0  # for the server to load its model
 SOAK_S = 3.0  # for which it must then run without a restart
 ANSWER_S = 10.0  # for one answer of the server
 BACK = "the release before is in use again; edgekit logs DEVICE shows what the server said"
 LONGEST = 16 << 20  # bytes of an answer
-
-
-def golden_check(folder: str, stream: BinaryIO | None = None) -> dict[str, Any]:
-    """What the release's own runner reports; Refused if it does not answer, or not as it should.
-
-    With the stream that the workstation speaks on, ends with the workstation.
-    """
-    started = time.monotonic()
-    code, out, err = _run_check(folder, stream)
-    if code == 0:
-        with contextlib.suppress(ValueError, TypeError, RecursionError):
-            return dict(json.loads(out), seconds=round(time.monotonic() - started, 3))
-        raise Refused("ReleaseUnhealthy", "the runner's report on the device is not JSON", OUR_FAULT)
-    lines = err.strip().splitlines() or ["it said nothing"]
-    if lines[0].startswith("edgekit.runner: "):  # an error on purpose: what, then what to do
-        what, todo = lines[0][len("edgekit.runner: ") :], "".join(lines[1:2]).strip()
-    else:
-        what, todo = lines[-1], ""
-    if code == 5:
-        raise Refused("GoldenMismatch", what, todo or "nothing was switched")
-    how = f"signal {-code}" if code < 0 else f"exit code {code}"
-    message = f"the runner failed on the device ({how}): {what[:300]}"
-    raise Refused("ReleaseUnhealthy", message, todo or "nothing was switched; is this bundle made for this board?")
-
-
-def _run_check(folder: str, stream: BinaryIO | None) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of `run check`."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
-    with subprocess.Popen(
-        ["/bin/sh", os.path.join(folder, "run"), "check", "--json"],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=environment,
-        cwd=folder,
-    ) as child:
-        # a model that wants more memory than there is costs its own check, and nothing that runs
-        with contextlib.suppress(OSError), open(f"/proc/{child.pid}/oom_score_adj", "w") as score:
-            score.write("1000")
-        deadline = time.monotonic() + CHECK_S
-        while True:
-            try:
-                out, err = child.communicate(timeout=0.5)
-                return child.returncode, out.decode(errors="replace"), err.decode(errors="replace")
-            except subprocess.TimeoutExpired:
-                if stream is not None and select.select([stream], [], [], 0)[0]:
-                    child.kill()  # nothing is due: it can only be the end
-                    raise SystemExit(0) from None
-                if time.monotonic() > deadline:
-                    child.kill()
-                    message = f"the golden check did not end in {CHECK_S:.0f} s"
-                    raise Refused("ReleaseUnhealthy", message, "nothing was switched; is it busy?") from None
-
-
-# -- the server
 
 
 def check_in_use(service: Service, folder: str, stream: BinaryIO | None = None) -> dict[str, Any]:

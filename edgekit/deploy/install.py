@@ -14,10 +14,12 @@ from typing import Any
 from edgekit.bundle import Bundle, verify_bundle
 from edgekit.deploy.address import Address, Local
 from edgekit.deploy.confirm import await_device, confirm_release
-from edgekit.deploy.plan import Plan, Step, list_steps, make_proof, plan_deployment
+from edgekit.deploy.hello import Hello
+from edgekit.deploy.plan import Plan, Step, list_steps, make_proof, plan_deployment, service_changes
 from edgekit.deploy.release import plan_release, read_content
+from edgekit.deploy.route import resolved
 from edgekit.deploy.runtime import build_runtime
-from edgekit.deploy.session import Hello, Session, open_session, refuse_host_key
+from edgekit.deploy.session import Session, open_session, refuse_host_key
 from edgekit.deploy.sign import Signed, Signer
 from edgekit.deploy.transport import AskHostKey
 from edgekit.errors import DeviceUnsupported, InputError
@@ -46,6 +48,7 @@ class Deployment:
     files_sent: int
     bytes_sent: int  # before packing
     service: str | None  # what keeps it running: system, user, none; None: nothing was done
+    service_before: str | None  # what did, where only that changed
     confirmed_by: str | None  # workstation or device
     check: Mapping[str, Any] | None  # the device's golden check, as its runner reports it
     signed_by: str | None  # name and fingerprint; None: unsigned, or the device does not ask for it
@@ -80,81 +83,136 @@ def deploy(
     forget everything when it is switched off, as one in this machine (Local) always may.
     A device that has signers wants what `sign` signs now, or `signed` before, or to be told `unsigned`.
     """
-    if isinstance(address, Local) and service == "auto":  # this machine is not to start things by itself
-        service = "none"
+    wish = Wish(
+        python=python,
+        with_pillow=with_pillow,
+        dry_run=dry_run,
+        verify=verify,
+        window_s=window_s,
+        confirm=confirm,
+        service=service,
+        is_local=isinstance(address, Local),
+        volatile=volatile or isinstance(address, Local),
+        signed=signed,
+        sign=sign,
+        unsigned=unsigned,
+    )
     verify_bundle(bundle)
     progress("connect", 0, 0)
+    address = resolved(address)
     with open_session(address, python=python, ask=ask) as session:
-        hello = session.hello
-        _check_fits(bundle, hello, address)
-        damaged = session.request("verify")["damaged"] if verify else ()
-        request = {"volatile": volatile or isinstance(address, Local)}
-
-        def make_plan(*, anew: bool) -> Plan:
-            progress("runtime", 0, 0)
-            runtime = choose_runtime(hello.platform, compiled=bundle.manifest.needs_compiled)
-            tree = build_runtime(hello.platform, runtime, with_pillow=with_pillow, anew=anew)
-            release = plan_release(bundle, tree.id, hello.executable, list(tree.requirements))
-            proof = functools.partial(make_proof, bundle, hello, signed=signed, sign=sign, unsigned=unsigned)
-            return plan_deployment(session, release, tree, damaged, "missing" if dry_run else "plan", request, proof)
-
-        plan = make_plan(anew=False)
-        if any(sha256 in plan.tree.contents for sha256 in plan.changed_here()):  # a damaged cache
-            plan = make_plan(anew=True)
-        for sha256 in plan.changed_here():
-            raise InputError(
-                f"{plan.contents[sha256]!s} has just changed here", hint="deploy again when it is finished"
-            )
-        result = Deployment(
-            device=str(address),
-            root=hello.root,
-            system=hello.board or hello.system,
-            release=plan.release.id,
-            bundle=bundle.id,
-            runtime=plan.tree.id,
-            requirements=plan.tree.requirements,
-            previous=hello.good if dry_run else hello.previous,
-            changed=not plan.is_done,
-            dry_run=dry_run,
-            steps=list_steps(plan, hello, window_s, confirm),
-            files_sent=len(plan.missing),
-            bytes_sent=plan.bytes_to_send,
-            service=None,
-            confirmed_by=None,
-            check=None,
-            signed_by=None,
-            health=None,
-            warning=plan.warning,
-        )
+        _check_fits(bundle, session.hello, address)
+        plan = _plan(session, bundle, wish, progress)
+        result = _planned(session.hello, address, bundle, plan, wish)
         if dry_run or plan.is_done:
-            return result
-        for step in result.steps[:-1]:  # the last one needs another connection
-            if step.stage == "send":
-                _send(session, plan, progress)
-                continue
-            progress(step.stage, 0, 0)
-            if step.stage == "install":
-                session.request("runtime", id=plan.tree.id, text=plan.tree.text)
-            elif step.stage == "check":
-                answer = session.request("release", **{"id": plan.release.id, "text": plan.release.text, **plan.proof})
-                result = replace(result, check=answer["check"])
-            elif step.stage == "trial":
-                begun = session.request(
-                    "trial",
-                    id=plan.release.id,
-                    window_s=window_s,
-                    confirm=confirm,
-                    service=service,
-                    unsigned=unsigned,
-                )
-                who = begun["signed"]
-                signed_by = None if who is None else f"{who['principal']} ({who['key']})"
-                result = replace(result, service=begun["service"], health=begun["health"], signed_by=signed_by)
+            return _keep_running(session, plan, wish, result, progress)
+        result = _bring(session, plan, wish, result, progress)
     ends = time.monotonic() + window_s
     settle = confirm_release if confirm == "workstation" else await_device
     progress("confirm", 0, 0)
     previous = settle(address, plan.release.id, ends, python=python, ask=ask)
     return replace(result, previous=previous, confirmed_by=confirm)
+
+
+@dataclass(frozen=True)
+class Wish:
+    """How somebody wants a deployment done; `deploy` says what each means."""
+
+    python: str
+    with_pillow: bool
+    dry_run: bool
+    verify: bool
+    window_s: float
+    confirm: str
+    service: str
+    is_local: bool  # the device is this machine
+    volatile: bool
+    signed: Signed | None
+    sign: Signer | None
+    unsigned: bool
+
+
+def _plan(session: Session, bundle: Bundle, wish: Wish, progress: Progress) -> Plan:
+    """What the device needs, whose every byte is here as it is listed."""
+    hello = session.hello
+    damaged = session.request("verify")["damaged"] if wish.verify else ()
+
+    def make_plan(*, anew: bool) -> Plan:
+        progress("runtime", 0, 0)
+        runtime = choose_runtime(hello.platform, compiled=bundle.manifest.needs_compiled)
+        tree = build_runtime(hello.platform, runtime, with_pillow=wish.with_pillow, anew=anew)
+        release = plan_release(bundle, tree.id, hello.executable, list(tree.requirements))
+        proof = functools.partial(make_proof, bundle, hello, signed=wish.signed, sign=wish.sign, unsigned=wish.unsigned)
+        operation = "missing" if wish.dry_run else "plan"
+        return plan_deployment(session, release, tree, damaged, operation, {"volatile": wish.volatile}, proof)
+
+    plan = make_plan(anew=False)
+    if any(sha256 in plan.tree.contents for sha256 in plan.changed_here):  # a damaged cache
+        plan = make_plan(anew=True)
+    for sha256 in plan.changed_here:
+        raise InputError(f"{plan.contents[sha256]!s} has just changed here", hint="deploy again when it is finished")
+    return plan
+
+
+def _planned(hello: Hello, address: Address, bundle: Bundle, plan: Plan, wish: Wish) -> Deployment:
+    """A deployment of which nothing is done yet."""
+    return Deployment(
+        device=str(address),
+        root=hello.root,
+        system=hello.board or hello.system,
+        release=plan.release.id,
+        bundle=bundle.id,
+        runtime=plan.tree.id,
+        requirements=plan.tree.requirements,
+        previous=hello.good if wish.dry_run else hello.previous,
+        changed=not plan.is_done or service_changes(plan, hello, wish.service),
+        dry_run=wish.dry_run,
+        steps=list_steps(plan, hello, wish.window_s, wish.confirm, wish.service, bundle.manifest.limits),
+        files_sent=len(plan.missing),
+        bytes_sent=plan.bytes_to_send,
+        service=None,
+        service_before=None,
+        confirmed_by=None,
+        check=None,
+        signed_by=None,
+        health=None,
+        warning=plan.warning,
+    )
+
+
+def _keep_running(session: Session, plan: Plan, wish: Wish, result: Deployment, progress: Progress) -> Deployment:
+    """The end where nothing has to be brought: at most, something else keeps what is current running."""
+    if wish.dry_run or not result.changed:
+        return result
+    progress("service", 0, 0)
+    done = session.request("service", id=plan.release.id, service=wish.service)
+    return replace(result, service=done["service"], service_before=done["before"], health=done["health"])
+
+
+def _bring(session: Session, plan: Plan, wish: Wish, result: Deployment, progress: Progress) -> Deployment:
+    """All but the end: sent, installed, checked, in use on trial. Nothing is waited for that the next step does not need."""
+    if plan.missing:
+        _send(session, plan, progress)
+    if not plan.has_runtime:
+        progress("install", 0, 0)
+        session.request("runtime", id=plan.tree.id, text=plan.tree.text)
+    progress("check", 0, 0)
+    release = {"id": plan.release.id, "text": plan.release.text, **plan.proof}
+    trial = {
+        "id": plan.release.id,
+        "window_s": wish.window_s,
+        "confirm": wish.confirm,
+        # this machine is not to start things by itself
+        "service": "none" if wish.service == "auto" and wish.is_local else wish.service,
+        "unsigned": wish.unsigned,
+    }
+    answers = session.requests(("release", release), ("trial", trial))
+    check = next(answers)["check"]
+    progress("trial", 0, 0)
+    begun = next(answers)
+    who = begun["signed"]
+    signed_by = None if who is None else f"{who['principal']} ({who['key']})"
+    return replace(result, check=check, service=begun["service"], health=begun["health"], signed_by=signed_by)
 
 
 def _check_fits(bundle: Bundle, hello: Hello, address: Address) -> None:
@@ -167,8 +225,8 @@ def _check_fits(bundle: Bundle, hello: Hello, address: Address) -> None:
 
 
 def _send(session: Session, plan: Plan, progress: Progress) -> None:
-    """All missing blobs, one after the other, without waiting in between: only the last one is answered."""
-    total, done = plan.bytes_to_send, 0
+    """All missing blobs, one after the other. Only the last one is answered, and only if one of them goes on from a part."""
+    total, done, resumes = plan.bytes_to_send, 0, any(plan.arrived.values())
     again: list[str] = []
     for index, (sha256, size) in enumerate(plan.missing.items(), start=1):
         progress("send", done, total)
@@ -177,7 +235,7 @@ def _send(session: Session, plan: Plan, progress: Progress) -> None:
         def sent(share: float, before: int = done, left: int = size - offset) -> None:
             progress("send", before + int(share * left), total)
 
-        again = session.put(sha256, content, answer=index == len(plan.missing), offset=offset, sent=sent)
+        again = session.put(sha256, content, answer=resumes and index == len(plan.missing), offset=offset, sent=sent)
         done += size - offset
     for sha256 in again:  # what was there of them was something else
         if sha256 in plan.missing:

@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable, Iterator
 
 from edgekit.deploy.address import Address
-from edgekit.deploy.session import open_session, plain, refuse_host_key
+from edgekit.deploy.answers import plain
+from edgekit.deploy.session import open_session, refuse_host_key
 from edgekit.deploy.transport import AskHostKey
 from edgekit.errors import NotInstalled
 

@@ -7,11 +7,9 @@ After a magic line (a login shell may print before it) both sides speak frames: 
 
 import json
 import os
-import platform
 import stat
 import struct
 import sys
-import sysconfig
 import zlib
 
 if False:  # for the type checker alone: typing is slow to import, and not in every Python 3
@@ -53,6 +51,8 @@ def libc() -> str:
     try:
         return os.confstr("CS_GNU_LIBC_VERSION") or ""
     except (ValueError, AttributeError):
+        import sysconfig  # like platform below: slow to import, and hardly ever asked
+
         return "musl" if "musl" in (sysconfig.get_config_var("SOABI") or "") else ""
 
 
@@ -66,7 +66,7 @@ def numpy_version() -> "str | None":
 
 
 def arch() -> str:
-    machine = platform.machine()  # of the kernel: a 64-bit one may run 32-bit programs
+    machine = os.uname().machine  # of the kernel: a 64-bit one may run 32-bit programs
     if struct.calcsize("P") == 4:
         return {"aarch64": "armv7l", "armv8l": "armv7l", "x86_64": "i686"}.get(machine, machine)
     return machine
@@ -99,9 +99,9 @@ def installed(root: str) -> "dict[str, Any]":
         pass
     try:
         journal = json.loads(text_of(os.path.join(root, "journal.json")))
-        state.update((key, journal[key]) for key in ("phase", "good", "prev", "to"))
+        state.update((key, journal[key]) for key in ("phase", "good", "prev", "to", "service"))
     except (ValueError, TypeError, KeyError):  # not there yet, or the agent will say
-        state.update(dict.fromkeys(("phase", "good", "prev", "to")))
+        state.update(dict.fromkeys(("phase", "good", "prev", "to", "service")))
     names = []  # type: list[str]
     try:
         names = os.listdir(os.path.join(root, "runtimes"))
@@ -122,7 +122,11 @@ def hello(root: str) -> "dict[str, object]":
         free = disk.f_bavail * disk.f_frsize
     except OSError:
         pass
-    machine = arch()
+    machine, system = arch(), release.get("PRETTY_NAME", "").strip('"')
+    if not system:
+        import platform
+
+        system = platform.platform()
     facts = {  # type: dict[str, object]
         "python": list(sys.version_info[:3]),
         "executable": sys.executable,
@@ -131,7 +135,7 @@ def hello(root: str) -> "dict[str, object]":
         "numpy": numpy_version()
         if machine == "armv7l"
         else None,  # only asked where no wheel exists: importing is slow
-        "system": release.get("PRETTY_NAME", "").strip('"') or platform.platform(),
+        "system": system,
         "board": text_of("/proc/device-tree/model"),
         "root": root,
         "unsafe": unsafe(root),
@@ -149,16 +153,40 @@ def default_root() -> str:
     return os.path.join(state, "edgekit")
 
 
+def compiled(root: str, packed: bytes) -> "list[Any]":
+    """[name, code] of each part of the agent: as an earlier one kept it there (store.py), or from its source."""
+    import marshal
+    from _frozen_importlib_external import MAGIC_NUMBER
+    from hashlib import sha256
+
+    path = os.path.join(root, "agent", "%s-%s.code" % (sha256(packed).hexdigest()[:16], MAGIC_NUMBER.hex()))
+    try:
+        if not unsafe(root) and not unsafe(os.path.dirname(path)) and not os.path.islink(path):
+            with open(path, "rb") as stream:
+                digest, kept = stream.read(32), stream.read()
+            if sha256(kept).digest() == digest:  # whole: what it is after a power cut nobody knows
+                return list(marshal.loads(kept))  # noqa: S302 - our own, as all that lies there
+    except OSError:
+        pass
+    sources = json.loads(zlib.decompress(packed).decode())
+    return [[name, compile(source, name, "exec")] for name, source in sources]
+
+
 def main() -> None:
-    root = receive()["root"] or default_root()
+    wanted = globals().get("WANTED") or receive()  # what the command line says already, nobody has to wait for
+    root = wanted["root"] or default_root()
     sys.stdout.buffer.write(b"\nEDGEKIT 1\n")
-    send(hello(root))
+    facts = hello(root)
+    send(facts)
+    if wanted.get("strict") and (facts["unsafe"] or sys.version_info < (3, 9)):
+        return  # whatever was asked for meanwhile
     agent = None
     packed = read(receive()["agent"])
-    for name, source in json.loads(zlib.decompress(packed).decode()):
+    parts = compiled(root, packed)
+    for name, code in parts:
         agent = sys.modules[name] = type(sys)(name)  # so that the next one can import it
-        exec(compile(source, name, "exec"), agent.__dict__)
-    agent.packed = packed  # type: ignore[union-attr]
+        exec(code, agent.__dict__)
+    agent.packed, agent.parts = packed, parts  # type: ignore[union-attr]
     agent.serve(root, receive, send, sys.stdin.buffer)  # type: ignore[union-attr]
 
 

@@ -7,6 +7,7 @@ import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import edgekit
@@ -18,6 +19,7 @@ Content = bytes | Path  # of a file: itself, or where it lies here
 SHARED = (
     "__init__.py",
     "errors.py",
+    "fields.py",
     "bundle.py",
     "manifest.py",
     "values.py",
@@ -39,19 +41,19 @@ class Release:
 
 def plan_release(bundle: Bundle, runtime: str, python: str, requirements: list[str]) -> Release:
     """The release of `bundle` with the runtime of that id, for that Python."""
-    package = Path(edgekit.__file__).parent
-    sources = [package / name for name in SHARED] + sorted((package / "runner").rglob("*.py"))
-    named: dict[str, Content] = {f"edgekit/{path.relative_to(package).as_posix()}": path for path in sources}
-    named |= {name: bundle.file(name) for name in bundle.manifest.files}
-    named |= {MANIFEST: bundle.file(MANIFEST), "run": launcher_script(python).encode()}
+    made: dict[str, bytes | Path] = {MANIFEST: bundle.file(MANIFEST), "run": launcher_script(python).encode()}
+    listed = {**_runner_files(), **{name: _listed(content) for name, content in made.items()}}
     files: dict[str, dict[str, object]] = {}
     sizes: dict[str, int] = {}
     contents: dict[str, Content] = {}
-    for name, content in sorted(named.items()):
-        data = read_content(content)
-        sha256 = hashlib.sha256(data).hexdigest()
-        files[name] = {"sha256": sha256, "size": len(data)}
-        sizes[sha256], contents[sha256] = len(data), content
+    for name, (sha256, size, content) in listed.items():
+        files[name] = {"sha256": sha256, "size": size}
+        sizes[sha256], contents[sha256] = size, content
+    for name, file in bundle.manifest.files.items():
+        path = bundle.file(name)
+        size = path.stat().st_size  # its hash was verified a moment ago, and is again before it is sent
+        files[name] = {"sha256": file.sha256, "size": size}
+        sizes[file.sha256], contents[file.sha256] = size, path
     files["run"]["run"] = True
     fields = {
         "edgekit_release": 1,
@@ -64,6 +66,19 @@ def plan_release(bundle: Bundle, runtime: str, python: str, requirements: list[s
     }
     text = json.dumps(fields, sort_keys=True)
     return Release(hashlib.sha256(text.encode()).hexdigest()[:16], text, sizes, contents)
+
+
+@cache
+def _runner_files() -> dict[str, tuple[str, int, Content]]:
+    """What of edgekit runs on a board: name -> hash, bytes, content. Hashed once: each is hashed again before it is sent."""
+    package = Path(edgekit.__file__).parent
+    sources = [package / name for name in SHARED] + sorted((package / "runner").rglob("*.py"))
+    return {f"edgekit/{path.relative_to(package).as_posix()}": _listed(path) for path in sources}
+
+
+def _listed(content: Content) -> tuple[str, int, Content]:
+    data = read_content(content)
+    return hashlib.sha256(data).hexdigest(), len(data), content
 
 
 def read_content(content: Content) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import re
 import shlex
@@ -10,7 +11,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgekit.deploy.address import Remote
+from edgekit.deploy.address import Address, Local, Remote
 from edgekit.deploy.known_hosts import own_known_hosts, read_known_hosts
 from edgekit.errors import DeviceUnreachable, InputError
 
@@ -50,7 +51,12 @@ class Route:
 
 def find_route(remote: Remote) -> Route:
     """The route to the device. Raises InputError if `ssh` does not accept its name or the configuration."""
-    return parse_route(_ssh_config(remote), remote)
+    return remote.route or parse_route(_ssh_config(remote), remote)
+
+
+def resolved(address: Address) -> Address:
+    """The same address with its route, for several connections: `ssh -G` takes as long as the rest of a login."""
+    return address if isinstance(address, Local) else dataclasses.replace(address, route=find_route(address))
 
 
 def only_openssh(route: Route) -> str:

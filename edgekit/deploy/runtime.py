@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from edgekit.bundle import sha256_file
@@ -27,7 +28,13 @@ class Tree:
     text: str  # the list, as it is sent
     requirements: tuple[str, ...]
     sizes: Mapping[str, int]  # sha256 -> bytes
-    contents: Mapping[str, Path]  # sha256 -> a file with that content
+    site: Path
+    paths: Mapping[str, str]  # sha256 -> a file with that content, below `site`
+
+    @cached_property
+    def contents(self) -> Mapping[str, Path]:
+        """sha256 -> a file with that content. Most devices have them all: 260 paths take longer than the rest of a look."""
+        return {sha256: self.site / path for sha256, path in self.paths.items()}
 
 
 def cache_folder() -> Path:
@@ -80,7 +87,8 @@ def read_tree(folder: Path) -> Tree | None:
             text=text,
             requirements=tuple(fields["requirements"]),
             sizes={file["sha256"]: int(file["size"]) for file in fields["files"].values()},
-            contents={file["sha256"]: folder / "site" / path for path, file in fields["files"].items()},
+            site=folder / "site",
+            paths={file["sha256"]: str(path) for path, file in fields["files"].items()},
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from edgekit.deploy.address import Address
-from edgekit.deploy.session import Session, open_session, plain, refuse_host_key
+from edgekit.deploy.answers import plain
+from edgekit.deploy.session import Session, open_session, refuse_host_key
 from edgekit.deploy.transport import AskHostKey, packed_sources
 from edgekit.errors import DeviceError
 

@@ -11,11 +11,12 @@ Sent together with the agent; standard library only, Python >= 3.9.
 
 from __future__ import annotations
 
+import os
 from typing import Any, Protocol
 
 from edgekit.deploy.disk import OUR_FAULT, Refused, checked_size
 from edgekit.deploy.guard import start_process
-from edgekit.deploy.systemd import Systemd, why_not
+from edgekit.deploy.systemd import BOOTED, Systemd, why_not
 
 MOST_LINES = 10_000  # of a log, in one answer
 LONGEST_LINE = 2000  # characters
@@ -26,6 +27,9 @@ class Service(Protocol):
 
     kind: str  # "system", "user" or "none"
     socket: str | None  # where the runner listens; None: none is kept running
+
+    def installed_root(self) -> str | None:
+        """The ROOT that it serves, if it is installed."""
 
     def install(self, root: str, agent_path: str) -> list[str]:
         """Makes it start with the machine; what was changed for that, in words."""
@@ -80,6 +84,14 @@ def find_service(root: str, wanted: str = "auto") -> Service:
     raise Refused("DeviceUnsupported", f"no {wanted} service there: {reasons[0]}", "try --service auto")
 
 
+def other_services(root: str, kind: str) -> list[Service]:
+    """What is installed for `root` beside a service of that kind, where systemd runs."""
+    if not os.path.isdir(BOOTED):
+        return []
+    others: list[Service] = [Systemd(root, other) for other in ("system", "user") if other != kind]
+    return [other for other in others if other.installed_root() == root]
+
+
 def read_log(root: str, lines: int, cursor: str | None) -> dict[str, Any]:
     """The last lines of what is installed for `root`, or what came after `cursor`; no more than fits into an answer."""
     service = find_service(root)
@@ -95,6 +107,9 @@ class Unkept:
 
     def __init__(self, root: str) -> None:
         self.root = root
+
+    def installed_root(self) -> str | None:
+        return None
 
     def install(self, root: str, agent_path: str) -> list[str]:
         return []
@@ -112,7 +127,9 @@ class Unkept:
         return {"active": False, "pid": None, "restarts": 0, "result": "none"}
 
     def start_guard(self, agent_path: str, release: str, window_s: float) -> None:
-        start_process(agent_path, release)
+        from edgekit.deploy.alone import main  # which imports us
+
+        start_process(agent_path, release, main)
 
     def cancel_guard(self, release: str) -> None:
         """It looks every second whether its trial is still on."""

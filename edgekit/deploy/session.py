@@ -6,49 +6,35 @@ import contextlib
 import json
 import struct
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 from edgekit import errors
 from edgekit.deploy.address import Address, Local, check_python
-from edgekit.deploy.answers import ANSWERS, fits
-from edgekit.deploy.transport import AskHostKey, Channel, open_channel, packed_sources
-from edgekit.errors import DeviceError, DeviceRefused, DeviceUnreachable, DeviceUnsupported, EdgekitError
-from edgekit.platforms import Platform
+from edgekit.deploy.answers import ANSWERS, fits, plain, plain_lines, plain_values
+from edgekit.deploy.hello import Hello, check_usable, read_hello
+from edgekit.deploy.parts import command_line_probe, packed_agent, packed_probe
+from edgekit.deploy.transport import BOOTSTRAP, AskHostKey, Channel, open_channel
+from edgekit.errors import DeviceError, DeviceUnreachable, DeviceUnsupported, EdgekitError
 
 MAGIC = b"\nEDGEKIT 1\n"
-OLDEST_PYTHON = (3, 9)
-AGENT = (  # in the order in which they import one another
-    "disk",
-    "journal",
-    "tree",
-    "store",
-    "guard",
-    "command",
-    "units",
-    "systemd",
-    "service",
-    "vectors",
-    "health",
-    "trial",
-    "alone",
-    "look",
-    "recorded",
-    "signing",
-    "signers",
-    "agent",
-)
 HELLO_S = 60.0  # for a board to start Python
 ANSWER_S = 300.0  # for it to answer: it may have to write all it got to a slow card
 CHECK_S = 900.0  # for the golden check: the agent itself gives up after 600
 _LONGEST_FRAME = 64 << 20  # bytes; a listing of a large runtime is under 1 MB
 _TOLD_EACH = 1 << 20  # bytes of a blob, after which whoever waits is told
 _SENT_BY_SHELL = 1 << 20  # bytes a login shell may print before the probe speaks
-_CHANGES = ("trial", "confirm", "rollback", "adopt", "remove")  # after these, a lost answer leaves open what happened
+# no lock is held once these are answered
+_FREE = {"hello", "trial", "confirm", "service", "outcome", "rollback", "adopt", "change signers", "remove", "status"}
+_CHANGES = (
+    "trial",
+    "service",
+    "confirm",
+    "rollback",
+    "adopt",
+    "remove",
+)  # after these, a lost answer leaves open what happened
 
 
 def refuse_host_key(host: str, key_type: str, fingerprint: str) -> bool:
@@ -56,54 +42,62 @@ def refuse_host_key(host: str, key_type: str, fingerprint: str) -> bool:
     return False
 
 
-@dataclass(frozen=True)
-class Hello:
-    """What the device said of itself."""
-
-    python: tuple[int, ...]
-    executable: str
-    arch: str
-    libc: str
-    numpy: str | None
-    system: str  # for a person: the name of its Linux
-    board: str  # for a person: the device tree's model, "" on a PC
-    root: str
-    unsafe: str  # why the root must not be used; "" if it may
-    free_bytes: int | None
-    current: str | None  # release id
-    phase: str | None  # idle or trial; None where no journal is
-    good: str | None  # the release that was confirmed last
-    previous: str | None
-    trial: str | None
-    runtimes: tuple[str, ...]
-    signers: bool  # it takes signed releases only
-
-    @property
-    def platform(self) -> Platform:
-        """What decides which wheels run there."""
-        return Platform((self.python[0], self.python[1]), self.arch, self.libc, self.numpy)
-
-
 class Session:
-    """A device that listens. `hello` is known from the start; the agent is sent with the first request."""
+    """A device that listens; the agent is sent with the first request. With `strict`, an old Python or an unsafe root is
+    an error as soon as the device has spoken, and no agent is run there."""
 
-    def __init__(self, channel: Channel, address: Address, python: str, agent: bytes | None = None) -> None:
+    def __init__(
+        self, channel: Channel, address: Address, python: str, agent: bytes | None = None, *, strict: bool = True
+    ) -> None:
         self._channel = channel
-        self._packed_agent = _packed_agent() if agent is None else agent
+        self._packed_agent = packed_agent() if agent is None else agent
         self._address = address
         self._python = python
         self._has_agent = False
+        self._strict = strict
         self._operation = "hello"
+        self._hello: Hello | None = None
         self._received = bytearray()
-        self._write(b"%d\n" % len(_packed_probe()) + _packed_probe())
-        self._send({"root": str(address.root) if isinstance(address, Local) else None})
-        self._skip_to_magic()
-        self.hello = self._read_hello(self._receive())
+        if isinstance(address, Local):  # others have it on their command line
+            self._write(b"%d\n" % len(packed_probe()) + packed_probe())
+            self._send({"root": str(address.root), "strict": strict})
+
+    @property
+    def hello(self) -> Hello:
+        """What the device says of itself; it is waited for when it is asked for, or when there is an answer to read."""
+        if self._hello is None:
+            operation, self._operation = self._operation, "hello"
+            self._skip_to_magic()
+            try:
+                self._hello = read_hello(self._receive())
+            except ValueError as error:
+                raise self._not_ours() from error
+            if self._strict:
+                check_usable(self._hello, self._address)
+            self._operation = operation
+        return self._hello
 
     def request(self, operation: str, **arguments: Any) -> Mapping[str, Any]:
         """The agent's answer; its refusal is raised as the EdgekitError that it names."""
-        self._send_request(operation, **arguments)
-        return self._answer()
+        return next(self.requests((operation, arguments)))
+
+    def requests(self, *wanted: tuple[str, Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+        """The answers to several requests that are sent now; each is only looked at if the one before went well."""
+        following: dict[str, Any] | None = None
+        for operation, arguments in reversed(wanted[1:]):
+            following = {"op": operation, **arguments, "then": following}
+        operation, arguments = wanted[0]
+        try:
+            self._send_request(operation, **arguments, **({} if following is None else {"then": following}))
+        except DeviceUnreachable:
+            self._answer()  # an agent that stopped listening has said why
+            raise
+        return self._answers([operation for operation, _ in wanted])
+
+    def _answers(self, operations: Sequence[str]) -> Iterator[Mapping[str, Any]]:
+        for operation in operations:
+            self._operation = operation
+            yield self._answer()
 
     def put(
         self,
@@ -135,11 +129,12 @@ class Session:
         return [str(again) for again in self._answer()["again"]] if answer else []
 
     def end(self) -> None:
-        """Lets the agent end and waits for it, so that its lock is free when we return."""
+        """Lets the agent end, and waits for it if it may hold its lock: that is free when we return."""
         if self._has_agent:
             with contextlib.suppress(OSError):
                 self._channel.end()
-                self._channel.ending()
+                if self._operation not in _FREE:
+                    self._channel.ending()
 
     def _send_request(self, operation: str, **arguments: Any) -> None:
         self._operation = operation
@@ -150,6 +145,7 @@ class Session:
         self._send({"op": operation, **arguments})
 
     def _answer(self) -> Mapping[str, Any]:
+        assert self.hello  # it comes first
         answer = self._receive()
         if "error" in answer:
             kind = getattr(errors, str(answer["error"]), DeviceError)
@@ -217,34 +213,10 @@ class Session:
             start = self._received.find(MAGIC, searched)
         del self._received[: start + len(MAGIC)]
 
-    def _read_hello(self, fields: Mapping[str, Any]) -> Hello:
-        try:
-            hello = Hello(
-                python=tuple(int(part) for part in fields["python"]),
-                executable=str(fields["executable"]),
-                arch=plain(fields["arch"]),
-                libc=plain(fields["libc"]),
-                numpy=None if fields["numpy"] is None else plain(fields["numpy"]),
-                system=plain(fields["system"]),
-                board=plain(fields["board"]),
-                root=plain(fields["root"]),
-                unsafe=plain(fields["unsafe"]),
-                free_bytes=None if fields["free_bytes"] is None else int(fields["free_bytes"]),
-                current=None if fields["current"] is None else plain(fields["current"]),
-                phase=None if fields["phase"] is None else plain(fields["phase"]),
-                good=None if fields["good"] is None else plain(fields["good"]),
-                previous=None if fields["prev"] is None else plain(fields["prev"]),
-                trial=None if fields["to"] is None else plain(fields["to"]),
-                runtimes=tuple(plain(name) for name in fields["runtimes"]),
-                signers=bool(fields["signers"]),
-            )
-            assert len(hello.python) >= 2
-        except (KeyError, TypeError, ValueError, AssertionError) as error:
-            raise self._not_ours() from error
-        return hello
-
     def _patience_s(self) -> float:
-        return {"hello": HELLO_S, "release": CHECK_S, "trial": CHECK_S}.get(self._operation, ANSWER_S)
+        return {"hello": HELLO_S, "release": CHECK_S, "trial": CHECK_S, "service": CHECK_S}.get(
+            self._operation, ANSWER_S
+        )
 
     # -- what went wrong
 
@@ -304,26 +276,19 @@ def open_session(
     ask: AskHostKey = refuse_host_key,
     agent: bytes | None = None,
     strict: bool = True,
+    at_once: bool = False,
 ) -> Iterator[Session]:
     """A session with the device. Raises DeviceError if there is none to be had, DeviceUnsupported for an old Python.
 
     `agent` is what answers there, as `packed_sources` makes it; None is the one that deploys. Without `strict` an old
-    Python and an unsafe root are let through, for who only looks.
+    Python and an unsafe root are let through, for who only looks. With `at_once` the device has said nothing yet: the
+    first request goes with the question who it is, a round trip less, and what is wrong with it is said in its place.
     """
-    with open_channel(address, python=check_python(python), ask=ask) as channel:
-        session = Session(channel, address, python, agent)
-        hello = session.hello
-        if strict and hello.python < OLDEST_PYTHON:
-            found = ".".join(str(part) for part in hello.python)
-            raise DeviceUnsupported(
-                f"{address}: {plain(hello.executable)} is Python {found}, the runner needs 3.9 or newer",
-                hint="install a newer python3 beside it and name it with --python (3.9-3.14 have interpreter wheels)",
-            )
-        if strict and hello.unsafe:
-            raise DeviceRefused(
-                f"{address}: {hello.root} {hello.unsafe}",
-                hint="on the device: make it a folder of the login user that nobody else can write (chmod go-w)",
-            )
+    program = BOOTSTRAP if isinstance(address, Local) else command_line_probe(strict)
+    with open_channel(address, python=check_python(python), program=program, ask=ask) as channel:
+        session = Session(channel, address, python, agent, strict=strict)
+        if not at_once:
+            assert session.hello
         yield session
         session.end()
 
@@ -332,38 +297,3 @@ def _is_packable(data: bytes) -> bool:
     """Whether packing is worth its time, by a sample from the middle: weights hardly shrink, code does by half."""
     middle = data[len(data) // 2 :][: 1 << 15]
     return len(data) > 512 and len(zlib.compress(middle, 1)) < 0.9 * len(middle)
-
-
-def plain(text: object) -> str:
-    """What a device says, as one line that a terminal can show: no control characters, no surrogates."""
-    said = str(text or "")
-    return said if said.isprintable() else "".join(char if char.isprintable() else "?" for char in said)
-
-
-def plain_values(value: Any) -> Any:
-    """The same of every text in an answer: any of them may be shown."""
-    if isinstance(value, str):
-        return plain(value)
-    if isinstance(value, dict):
-        return {plain(key): plain_values(one) for key, one in value.items()}
-    return [plain_values(one) for one in value] if isinstance(value, list) else value
-
-
-def plain_lines(text: str) -> list[str]:
-    """The lines of what a device says that are not empty."""
-    return [plain(line.strip()) for line in text.splitlines() if line.strip()]
-
-
-def _source(name: str) -> str:
-    return (Path(__file__).parent / f"{name}.py").read_text("utf-8")
-
-
-@cache
-def _packed_probe() -> bytes:
-    """As it is sent: without comments it would hardly be smaller."""
-    return zlib.compress(_source("probe").encode(), 9)
-
-
-@cache
-def _packed_agent() -> bytes:
-    return packed_sources(tuple(f"edgekit.deploy.{name}" for name in AGENT))

@@ -1,4 +1,4 @@
-"""SSH, the only place that imports paramiko, and where its errors become ours.
+"""SSH by paramiko, and where its errors become ours; how it logs in is in login.py.
 
 Host keys are strict: a changed one is a hard stop, an unknown one is asked about once, on a terminal only.
 """
@@ -14,17 +14,16 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import IO
 
 import paramiko
 
 from edgekit.deploy.known_hosts import HostKey, KnownKeys, check_host_key, read_known_hosts
+from edgekit.deploy.login import CONNECT_S, log_in
 from edgekit.deploy.route import Route
 from edgekit.deploy.transport import ENDING_S, AskHostKey
-from edgekit.errors import DeviceRefused, DeviceUnreachable, EdgekitError
+from edgekit.errors import DeviceUnreachable, EdgekitError
 
-CONNECT_S = 20.0
 DEAD_S = 60  # a peer that acknowledges nothing for that long is gone
 _BLOCK = 1 << 16
 _PACKET = 1 << 15  # bytes that OpenSSH takes in one
@@ -93,12 +92,12 @@ def ssh_channel(route: Route, command: str, *, ask: AskHostKey) -> Iterator[_Cha
             stack.callback(transport.close)
             known = read_known_hosts(route.known_hosts, route.key_name)
             _prefer_known_key_types(transport, known)
+            _prefer_fast_ciphers(transport)
             transport.start_client(timeout=CONNECT_S)
             shown = transport.get_remote_server_key()
             check_host_key(HostKey(shown.get_name(), shown.asbytes()), known, route, ask)
-            _authenticate(transport, route)
-            channel = transport.open_session(timeout=CONNECT_S)
-            channel.exec_command(command)
+            channel = log_in(transport, route)
+            _start(channel, transport, command)
         yield _Channel(channel, transport)
 
 
@@ -171,71 +170,21 @@ def _prefer_known_key_types(transport: paramiko.Transport, known: KnownKeys) -> 
     options.key_types = sorted(options.key_types, key=lambda name: name not in names)  # stable: ours first
 
 
-def _authenticate(transport: paramiko.Transport, route: Route) -> None:
-    """The agent's keys and key files, each once; the first that is accepted wins. A named key goes before others."""
-    login = f"{route.user}@{route.host}"
-    keys, locked = _keys(route)
-    tried = 0
-    for key in keys:
-        if not transport.is_active():
-            raise DeviceRefused(
-                f"{login} stopped listening after {tried} keys",
-                hint="say which key is for it: IdentityFile and IdentitiesOnly yes in ~/.ssh/config",
-            )
-        tried += 1
-        try:
-            transport.auth_publickey(route.user, key)
-        except paramiko.BadAuthenticationType as error:
-            raise DeviceRefused(
-                f"{login} does not accept keys, only: {', '.join(error.allowed_types)}",
-                hint="set PubkeyAuthentication yes in its sshd_config: edgekit never asks for passwords",
-            ) from error
-        except paramiko.SSHException:  # not this key; or it hung up, which the next round sees
-            continue
-        if transport.is_authenticated():
-            return
-        raise DeviceRefused(f"{login} wants more than a key", hint="edgekit logs in by key alone: allow that for it")
-    if locked:
-        others = f", and {login} accepted none of our other {tried} keys" if tried else ""
-        raise DeviceRefused(f"the key {locked[0]} has a passphrase{others}", hint=f"first: ssh-add {locked[0]}")
-    setup = f"ssh-copy-id -p {route.port} {login}"
-    if not keys:
-        raise DeviceRefused(
-            f"there is no key here to log in to {login} with", hint=f"ssh-keygen -t ed25519, then {setup}"
-        )
-    raise DeviceRefused(f"{login} accepted none of our {tried} keys", hint=f"try: {setup}")
+def _start(channel: paramiko.Channel, transport: paramiko.Transport, command: str) -> None:
+    """Asks for the command. If the server says no it closes the channel: whoever reads from it sees that."""
+    message = paramiko.Message()
+    message.add_byte(paramiko.common.cMSG_CHANNEL_REQUEST)
+    message.add_int(channel.remote_chanid)
+    message.add_string("exec")
+    message.add_boolean(True)
+    message.add_string(command)
+    transport._send_user_message(message)  # type: ignore[attr-defined]
 
 
-def _keys(route: Route) -> tuple[list[paramiko.PKey], list[Path]]:
-    """What we can log in with, in the order `ssh` has; and the key files that nobody has opened with their passphrase."""
-    held: dict[str, paramiko.PKey] = {key.get_base64(): key for key in paramiko.Agent().get_keys()}
-    named: dict[str, paramiko.PKey] = {}
-    locked = []
-    for path in route.identities:
-        if path.suffix == ".pub" or not path.is_file():
-            continue
-        try:
-            key = paramiko.PKey.from_path(path)
-            named[key.get_base64()] = key
-        except (paramiko.PasswordRequiredException, TypeError):  # TypeError: cryptography's word for it
-            if _public_half(path) not in held:
-                locked.append(path)
-        except (paramiko.SSHException, ValueError, OSError):
-            continue  # a kind of key that paramiko cannot use, or not a key
-    ours = named.keys() | {_public_half(path) for path in route.identities}
-    keys = [key for blob, key in held.items() if blob in ours]
-    keys += [key for blob, key in held.items() if blob not in ours and not route.identities_only]
-    keys += [key for blob, key in named.items() if blob not in held]
-    return keys, locked
-
-
-def _public_half(path: Path) -> str:
-    """The key in `id.pub` beside `id`; "" if there is none."""
-    public = path if path.suffix == ".pub" else path.with_name(path.name + ".pub")
-    try:
-        return public.read_text("utf-8", "replace").split()[1]
-    except (OSError, IndexError):
-        return ""
+def _prefer_fast_ciphers(transport: paramiko.Transport) -> None:
+    """AES-GCM first: no second pass for the MAC. paramiko has it last."""
+    options = transport.get_security_options()
+    options.ciphers = sorted(options.ciphers, key=lambda name: "gcm" not in name)
 
 
 @contextmanager

@@ -4,6 +4,7 @@
     lock                    flock: one change at a time; the kernel lets go when the process dies
     journal.json            which release is proven, which is on trial (journal.py)
     agent/<sha16>.py        this program in one file, for the boot and the guard; agent/current.py -> the one to use
+    agent/<sha16>-*.code    the same as it arrives, compiled for one version of Python; begins with its hash
     blobs/<sha256>          every file ever needed, once; read-only
     incoming/<sha256>       a blob while it arrives, or as far as it came
     runtimes/<id>/          site-packages for this board's Python: hard links into blobs; <id>.json lists them
@@ -19,10 +20,10 @@ Python >= 3.9.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
+import marshal
 import os
-import time
+from _frozen_importlib_external import MAGIC_NUMBER
 from collections.abc import Collection, Mapping
 from typing import Any, BinaryIO
 
@@ -35,135 +36,23 @@ from edgekit.deploy.disk import (
     checked_size,
     delete,
     intact,
-    make_folder,
     point_durably,
     read_file,
     read_listing,
     sync,
     write_durably,
 )
+from edgekit.deploy.folder import Folder
 from edgekit.deploy.journal import NAME as JOURNAL
 from edgekit.deploy.journal import Journal, write_journal
 from edgekit.deploy.tree import build_tree, linked_folders, mend_tree, sync_blobs, take_blob
 
-LAYOUT = b"edgekit 2\n"
-OLD_LAYOUT = b"edgekit 1\n"  # `current` and `previous` links, and no journal
-FOLDERS = ("agent", "blobs", "incoming", "runtimes", "releases")
 RESERVE = 16 << 20  # bytes left free on the disk, so that logs and the system go on
 RESERVED_FILES = 64  # as many more can still be made
-PATIENCE_S = 10.0  # for the lock: a change that needs no workstation is over by then
 
 
-class Store:
-    """One ROOT. All paths are below it."""
-
-    def __init__(self, root: str) -> None:
-        self.root = root
-        self._lock: int | None = None
-
-    def path(self, *parts: str) -> str:
-        return os.path.join(self.root, *parts)
-
-    # -- whose turn it is
-
-    @property
-    def is_locked(self) -> bool:
-        return self._lock is not None
-
-    def unlock(self) -> None:
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
-
-    def lock(self, patience_s: float | None = None) -> None:
-        """Until `unlock`, or the end of the process, only we change what lies here; half-made things are gone.
-
-        Raises Refused if others are at it for longer than `patience_s`, or if the folder holds something else.
-        """
-        if self._lock is not None:
-            return
-        make_folder(self.root, 0o700)  # what runs on the board is nobody else's to change
-        self.layout()
-        self._lock = self._take_lock(PATIENCE_S if patience_s is None else patience_s)
-        try:
-            self._lay_out()
-            self._sweep()
-        except BaseException:
-            self.unlock()
-            raise
-
-    def _take_lock(self, patience_s: float) -> int:
-        deadline = time.monotonic() + patience_s
-        while True:
-            lock = os.open(self.path("lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if os.path.samestat(os.fstat(lock), os.stat(self.path("lock"))):  # not one just removed
-                    with contextlib.suppress(OSError):  # a full disk must not keep anybody from making room on it
-                        os.ftruncate(lock, 0)
-                        os.write(lock, f"process {os.getpid()}".encode())
-                    return lock
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    holder = os.read(lock, 100).decode(errors="replace").strip() or "another process"
-                    os.close(lock)
-                    raise Refused(
-                        "DeviceBusy", f"a deployment is under way there ({holder})", "wait until it ends"
-                    ) from None
-                time.sleep(0.05)
-            except FileNotFoundError:
-                pass
-            os.close(lock)
-
-    def layout(self) -> bytes:
-        """In which version the folder is laid out; b"" if it is empty. Anything else is Refused."""
-        try:
-            layout = read_file(self.path("layout"), 100)
-        except FileNotFoundError:
-            others = {"lock", ".tmp-layout", JOURNAL, ".tmp-" + JOURNAL}
-            others = set(os.listdir(self.root)) - others
-            if others:
-                message = f"{self.root} holds something else already ({', '.join(sorted(others))[:100]})"
-                raise Refused("DeviceRefused", message, "name a folder that is empty or not there yet") from None
-            return b""
-        if layout not in (LAYOUT, OLD_LAYOUT):
-            message = f"{self.root} was laid out by another version of edgekit ({layout!r})"
-            raise Refused("DeviceError", message, "use that version, or delete the folder on the device")
-        return layout
-
-    def check_folders(self) -> None:
-        """Refused if one of ours leads elsewhere: what lies there is not ours to change. A way back must not ask for this."""
-        for name in (*FOLDERS, "samples"):
-            if os.path.islink(self.path(name)):
-                message = f"{self.path(name)} is a symbolic link to {os.readlink(self.path(name))}"
-                raise Refused("DeviceRefused", message, "on the device: find out who made it, and delete it")
-
-    def _lay_out(self) -> None:
-        layout = self.layout()
-        if layout != LAYOUT:  # the journal first: a folder of this layout without one is damaged
-            linked = {name: self.target_of(name) for name in ("current", "previous")} if layout else {}
-            good, prev = linked.get("current"), linked.get("previous")
-            write_journal(self.root, Journal(good=good, prev=None if prev == good else prev))
-            write_durably(self.path("layout"), LAYOUT)
-        delete(self.path("previous"))
-        for name in FOLDERS:
-            make_folder(self.path(name))
-
-    def _sweep(self) -> None:
-        for folder in ("", "agent", "runtimes", "releases"):
-            if folder and os.path.islink(self.path(folder)):
-                continue
-            for name in os.listdir(self.path(folder)):
-                if name.startswith(".tmp-"):
-                    self._sweep_one(folder, name)
-
-    def _sweep_one(self, folder: str, name: str) -> None:
-        final = self.path(folder, name[len(".tmp-") : -len("-old")])
-        if name.endswith("-old") and not os.path.lexists(final):  # protocol 1, dead between two renames
-            os.rename(self.path(folder, name), final)
-            sync(self.path(folder))
-        else:
-            delete(self.path(folder, name))
+class Store(Folder):
+    """What lies in one ROOT."""
 
     # -- blobs
 
@@ -279,14 +168,6 @@ class Store:
 
     # -- what is in use
 
-    def target_of(self, name: str) -> str | None:
-        """The release that `current` points to, if it is there."""
-        try:
-            found = os.path.basename(os.readlink(self.path(name)))
-        except OSError:
-            return None
-        return found if ID.fullmatch(found) and os.path.isdir(self.path("releases", found)) else None
-
     def use(self, release: str | None) -> None:
         """`current` points to that release, after a power cut too; for None it points nowhere."""
         if release is None:
@@ -304,6 +185,16 @@ class Store:
         if not os.path.islink(link) or os.readlink(link) != os.path.basename(place):
             point_durably(link, os.path.basename(place))
         return link
+
+    def keep_code(self, packed: bytes, parts: list[Any]) -> None:
+        """The agent as this Python compiled it, for the probe: compiling takes longer than all else that it does there."""
+        name = f"{hashlib.sha256(packed).hexdigest()[:16]}-{MAGIC_NUMBER.hex()}.code"
+        if parts and not os.path.isfile(self.path("agent", name)):
+            kept = marshal.dumps(parts)
+            write_durably(self.path("agent", name), hashlib.sha256(kept).digest() + kept)
+            for other in os.listdir(self.path("agent")):
+                if other.endswith(".code") and other != name:
+                    delete(self.path("agent", other))
 
     # -- what goes
 
@@ -325,7 +216,7 @@ class Store:
                 delete(self.path(kind, name))
         agent = os.path.basename(os.path.realpath(self.path("agent", "current.py")))
         for name in os.listdir(self.path("agent")):
-            if name not in ("current.py", agent):
+            if name not in ("current.py", agent) and not name.endswith(".code"):
                 delete(self.path("agent", name))
         for name in os.listdir(self.path("blobs")):
             if os.lstat(self.path("blobs", name)).st_nlink == 1:  # in no release and no runtime

@@ -31,6 +31,7 @@ from edgekit.deploy.units import (
     unit_files,
 )
 
+BOOTED = "/run/systemd/system"  # a folder where systemd is PID 1 (sd_booted(3))
 SYSTEM_UNITS = "/etc/systemd/system"
 ACCOUNT = "edgekit service"  # its comment in /etc/passwd: only an account that says so is ours to delete
 RESTART_S = 700.0  # the runner checks its golden vectors first
@@ -173,7 +174,7 @@ class Systemd:
 
 def why_not(kind: str) -> str:
     """Why this machine cannot keep a service of that kind for whoever logged in; "" if it can."""
-    if not os.path.isdir("/run/systemd/system"):
+    if not os.path.isdir(BOOTED):
         return "systemd is not running"
     if kind == "system":
         return "" if os.geteuid() == 0 else "the login user is not root"

@@ -19,7 +19,7 @@ from edgekit.deploy.address import Address, Local, Remote
 from edgekit.deploy.route import find_route, only_openssh
 from edgekit.errors import DeviceUnreachable
 
-# The whole program arrives on stdin: nothing is quoted, no file has to be there. -I: nobody's environment gets in.
+# For a program that arrives on stdin: nothing is quoted, no file has to be there. -I: nobody's environment gets in.
 BOOTSTRAP = "import sys,zlib;i=sys.stdin.buffer;exec(zlib.decompress(i.read(int(i.readline()))))"
 ENDING_S = 5.0  # for a command to end once its output has
 _BLOCK = 1 << 16
@@ -52,13 +52,17 @@ class Channel(Protocol):
 
 
 @contextmanager
-def open_channel(address: Address, *, python: str, ask: AskHostKey) -> Iterator[Channel]:
-    """A Python on the device that waits for its program on stdin. Raises DeviceError when it cannot be had."""
+def open_channel(address: Address, *, python: str, program: str, ask: AskHostKey) -> Iterator[Channel]:
+    """A Python on the device that runs `program`. Raises DeviceError when it cannot be had.
+
+    `program` is ours, and has no single quote: it goes through the device's login shell.
+    """
+    assert "'" not in program
     if isinstance(address, Local):
-        with _local_channel(python) as channel:
+        with _local_channel(python, program) as channel:
             yield channel
         return
-    with _ssh_channel(address, f"exec {python} -I -c '{BOOTSTRAP}'", ask) as channel:
+    with _ssh_channel(address, f"exec {python} -I -c '{program}'", ask) as channel:
         yield channel
 
 
@@ -127,13 +131,13 @@ def _wait(descriptor: int, event: int, timeout_s: float) -> None:
 
 
 @contextmanager
-def _local_channel(python: str) -> Iterator[ProcessChannel]:
+def _local_channel(python: str, program: str) -> Iterator[ProcessChannel]:
     # python3 means the interpreter behind this one: a virtual environment's packages are not on the "device"
-    program = os.path.realpath(sys.executable) if python == "python3" else python
+    started = os.path.realpath(sys.executable) if python == "python3" else python
     with tempfile.TemporaryFile() as errors:  # not a pipe, which could fill up while nobody reads it
         try:
             process = subprocess.Popen(
-                [program, "-I", "-c", BOOTSTRAP],
+                [started, "-I", "-c", program],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
@@ -142,7 +146,7 @@ def _local_channel(python: str) -> Iterator[ProcessChannel]:
             )
         except OSError as error:
             hint = "name another one with --python"
-            raise DeviceUnreachable(f"{program} does not start: {error.strerror}", hint=hint) from error
+            raise DeviceUnreachable(f"{started} does not start: {error.strerror}", hint=hint) from error
         with process:
             try:
                 yield ProcessChannel(process, errors)

@@ -20,11 +20,13 @@ from edgekit.deploy.disk import (
     make_folder,
     point_durably,
     sync,
+    sync_at_once,
     write_all,
     write_durably,
     write_synced,
 )
 
+FEW = 4  # files or folders: so many are synced one after the other
 MANY = 16  # files: that many are written out together before each is waited for
 
 Files = Mapping[str, Mapping[str, Any]]  # path -> {sha256, size, run}
@@ -83,6 +85,9 @@ def sync_blobs(blobs: str, files: Files) -> None:
             os.chmod(os.path.join(blobs, file["sha256"]), 0o555)
     if len(fresh) > MANY:
         os.sync()  # starts them all at once: waiting for each alone costs seconds on an SD card
+    if len(fresh) > FEW:
+        sync_at_once(fresh)
+        return
     for blob in fresh:
         sync(blob)
 
@@ -102,8 +107,11 @@ def build_tree(
         write_synced(os.path.join(aside, path), content)
     for path, target in links.items():
         os.symlink(target, os.path.join(aside, path))
-    for folder in sorted(folders):
-        sync(folder)
+    if len(folders) > FEW:
+        sync_at_once(sorted(folders))
+    else:
+        for folder in sorted(folders):
+            sync(folder)
     os.rename(aside, final)
     sync(os.path.dirname(final))
 

@@ -29,7 +29,7 @@ from edgekit.deploy.journal import (
     read_journal,
     write_journal,
 )
-from edgekit.deploy.service import Service, find_service
+from edgekit.deploy.service import Service, find_service, other_services
 from edgekit.deploy.store import Store
 
 
@@ -117,6 +117,7 @@ class Trials:
         new = confirmed(found)
         write_journal(self.store.root, new)
         self._dismiss(self.service(new.service), release)
+        self._retire_others(new.service)
         return new
 
     def give_up(self) -> Journal:
@@ -148,6 +149,33 @@ class Trials:
             found = self.give_up()
         if begun.to is not None and begun.is_over(self.now()):
             raise over(begun.to, found)
+
+    def change_service(self, release: str, agent_path: str, kind: str, check: Callable[[Service], Any]) -> Any:
+        """What is good is kept running by a service of that kind from now on, and what `check` found of it.
+
+        The release stays what it is. If `check` raises, what kept it running before still does; so it is after a power cut.
+        """
+        found = self.journal
+        if found.is_trial or found.good != release or self.store.target_of("current") != release:
+            raise over(release, found)
+        service = self.service(kind)
+        try:
+            service.install(self.store.root, agent_path)
+            service.restart()
+            health = check(service)
+        except BaseException:
+            if service.kind != found.service:
+                service.remove()
+            raise
+        write_journal(self.store.root, found._replace(service=service.kind))
+        self._retire_others(service.kind)
+        return health
+
+    def _retire_others(self, kind: str) -> None:
+        """Nothing else that was installed for this ROOT runs any more."""
+        for other in other_services(self.store.root, kind):
+            with contextlib.suppress(Refused, OSError):  # it may be another user's to remove
+                other.remove()
 
     def _dismiss(self, service: Service, release: str) -> None:
         with contextlib.suppress(Refused, OSError):  # a guard that stays finds nothing to do

@@ -15,6 +15,7 @@ from typing import Any
 
 from edgekit import __version__
 from edgekit.errors import DeviceFull, DeviceRefused, EdgekitError
+from edgekit.runner import options as command_options
 
 EXAMPLES = """examples:
   python3 -m edgekit.runner infer RELEASE digit.npy             one answer a line
@@ -74,93 +75,6 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
 def _plain_warning(message: Any, *where: Any) -> None:
     """A fallback to another unit, say: what a person has to know, without a line of source code."""
     print(f"edgekit.runner: {message}", file=sys.stderr)
-
-
-def _delegate_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--delegate",
-        action="append",
-        default=[],
-        metavar="NAME[:KEY=VALUE,...]",
-        help="try this instead of the bundle's list: cpu, gpu, edgetpu, external:path=LIBRARY; several are tried in order",
-    )
-    parser.add_argument(
-        "--require", choices=("cpu", "gpu", "edgetpu", "external"), help="exit 4 if another unit would serve"
-    )
-
-
-def _infer_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("release")
-    parser.add_argument("inputs", nargs="+", metavar="INPUT", help=".npy, .npz, .wav or a picture")
-    parser.add_argument("--top", type=_positive, default=1, help="how many classes to name (default 1)")
-    parser.add_argument("--threads", type=_positive, help="CPU threads (default: the bundle's)")
-    parser.add_argument("--variant", help="which variant (default: the first one)")
-    _delegate_options(parser)
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--record", action="store_true", help="keep the raw inputs, for convert --from-device")
-    parser.add_argument("--record-every", type=_positive, metavar="N", help="only each Nth of them; records")
-    parser.add_argument("--record-most", type=_positive, metavar="N", help="the last N (default 500); records")
-
-
-def _check_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("release")
-    parser.add_argument("--threads", type=_positive, help="CPU threads (default: the bundle's)")
-    parser.add_argument("--variant", help="which variant (default: all of them)")
-    _delegate_options(parser)
-    parser.add_argument("--json", action="store_true", help="print JSON")
-
-
-def _bench_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("release")
-    parser.add_argument("--runs", type=_positive, default=200, help="timed inferences (default 200)")
-    parser.add_argument("--seconds", type=_seconds, default=0.0, help="and at least that long (default 0)")
-    parser.add_argument("--mlperf", action="store_true", help="single stream: at least 1024 queries and 60 s")
-    parser.add_argument("--warm", action="store_true", help="leave out the new processes: no cold start, no memory")
-    parser.add_argument("--threads", type=_positive, help="CPU threads (default: the bundle's)")
-    parser.add_argument("--variant", help="which variant (default: all of them)")
-    _delegate_options(parser)
-    parser.add_argument("--json", action="store_true", help="print JSON")
-
-
-def _serve_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("release")
-    parser.add_argument("--socket", metavar="PATH", help="a Unix socket, mode 0660 (default: ROOT/run/edgekit.sock)")
-    parser.add_argument("--http", metavar="ADDRESS:PORT", help="TCP, with a token; 127.0.0.1:8080, say")
-    parser.add_argument(
-        "--token-file", metavar="PATH", help="what TCP clients send as bearer token (or LoadCredential)"
-    )
-    parser.add_argument("--allow-network", action="store_true", help="--http may be reached by other machines")
-    parser.add_argument("--threads", type=_positive, help="CPU threads of one inference (default: the bundle's)")
-    parser.add_argument("--lanes", type=_positive, default=1, help="inferences at the same time (default 1)")
-    parser.add_argument("--variant", help="which variant (default: the first one)")
-    _delegate_options(parser)
-    parser.add_argument(
-        "--max-body", type=_positive, default=16, metavar="MIB", help="of a request (default 16); JSON in memory is 10x"
-    )
-    parser.add_argument("--goal", metavar="GOAL", help="of power (docs/power.md), with --table; default: the bundle's")
-    parser.add_argument("--table", metavar="FILE", help="what edgekit power calibrate wrote for this board")
-    parser.add_argument("--trace", metavar="FILE", help="keep what happened, for edgekit power audit")
-    parser.add_argument("--clocks", action="store_true", help="also set clocks, through edgekit-powerd")
-
-
-def _first_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("release")
-    parser.add_argument("--variant")
-    parser.add_argument("--threads", type=_positive)
-    _delegate_options(parser)
-
-
-def _try_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("release")
-    parser.add_argument("--variant")
-    parser.add_argument("--threads", type=_positive, default=1)
-    parser.add_argument("--config", required=True)
-
-
-def _power_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("release", nargs="?", help="not needed; what `run power` gives")
-    parser.add_argument("--seconds", type=_seconds, default=1.0, help="how long to watch (default 1; 0 is one look)")
-    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _infer(options: Any) -> None:
@@ -313,26 +227,6 @@ def _print_json(fields: dict[str, Any]) -> None:
     print(json.dumps(fields, allow_nan=False))
 
 
-def _positive(text: str) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return value
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 86400:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0 to 86400")
-    return value
-
-
 def _later(name: str) -> Callable[[Any], None]:
     """A function of power_commands, imported when it is used."""
 
@@ -345,11 +239,11 @@ def _later(name: str) -> Callable[[Any], None]:
 
 
 _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[Any], None]]] = {
-    "infer": ("answer to input files", _infer_options, _infer),
-    "check": ("compare with the golden vectors", _check_options, _check),
-    "bench": ("measure latency and cold start", _bench_options, _bench),
-    "serve": ("answer clients over a socket", _serve_options, _serve),
-    "power": ("show power, heat and clocks of this machine", _power_options, _power),
+    "infer": ("answer to input files", command_options.infer_options, _infer),
+    "check": ("compare with the golden vectors", command_options.check_options, _check),
+    "bench": ("measure latency and cold start", command_options.bench_options, _bench),
+    "serve": ("answer clients over a socket", command_options.serve_options, _serve),
+    "power": ("show power, heat and clocks of this machine", command_options.power_options, _power),
     "rehearse": (
         "answer golden inputs at a rate, under a goal of power",
         _later("rehearse_options"),
@@ -357,8 +251,8 @@ _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Calla
     ),
     "powerd": ("set clock caps for others (root)", _later("powerd_options"), _later("powerd")),
     "point": ("", _later("point_options"), _later("point")),  # what `edgekit power calibrate` asks for; not listed
-    "try": ("", _try_options, _try),  # what `choose` starts; not listed
-    "first": ("", _first_options, _first),  # what `bench` starts to time a cold start; not listed
+    "try": ("", command_options.try_options, _try),  # what `choose` starts; not listed
+    "first": ("", command_options.first_options, _first),  # what `bench` starts to time a cold start; not listed
 }
 
 if __name__ == "__main__":

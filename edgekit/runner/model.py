@@ -176,7 +176,7 @@ def load(
             describe_variant(interpreters[0], os.path.basename(path), quantization="unknown"), interpreters, {}
         )
     from edgekit.bundle import read_bundle, verify_file
-    from edgekit.manifest import AGAIN
+    from edgekit.fields import AGAIN
 
     bundle = read_bundle(path)
     manifest = bundle.manifest

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path += [str(ROOT / "tests"), str(ROOT / "scripts")]
 
 from sshd import Sshd, running_sshd, why_no_sshd  # noqa: E402
-from standins.link import Link, link_to  # noqa: E402
+from standins.link import FarLink, far_link_to  # noqa: E402
 
 from benches import Row, limit_row, ratio_row  # noqa: E402
 from benches._peers import Job, installed_peers  # noqa: E402
@@ -58,7 +58,7 @@ def measure(options: argparse.Namespace) -> Iterator[Row]:
 
 
 def _beside_peers(
-    options: argparse.Namespace, folder: Path, server: Sshd, link: Link, peers: dict[str, Callable[[Job], None]]
+    options: argparse.Namespace, folder: Path, server: Sshd, link: FarLink, peers: dict[str, Callable[[Job], None]]
 ) -> Iterator[Row]:
     from edgekit.deploy.address import parse_address
     from edgekit.deploy.install import deploy
@@ -92,7 +92,7 @@ def _beside_peers(
             yield ratio_row(f"{at}, beside {name}", found, ours, "s", at_most=most)
 
 
-def _nothing_to_do(options: argparse.Namespace, folder: Path, link: Link) -> Iterator[Row]:
+def _nothing_to_do(options: argparse.Namespace, folder: Path, link: FarLink) -> Iterator[Row]:
     from edgekit.deploy.address import parse_address
     from edgekit.deploy.install import deploy
 
@@ -143,7 +143,7 @@ def _big_file(folder: Path, megabytes: int) -> Row:
     return ratio_row(f"{megabytes} MB that do not pack, hashed there, beside scp", scp, ours, "s", at_most=1)
 
 
-def _job(source: Path, to: Path, server: Sshd, link: Link) -> Job:
+def _job(source: Path, to: Path, server: Sshd, link: FarLink) -> Job:
     files = sorted(path for path in source.rglob("*") if path.is_file())
     return Job(
         files={str(path.relative_to(source)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files},
@@ -182,11 +182,11 @@ def _cpu_s() -> float:
 
 
 @contextmanager
-def _device(folder: Path) -> Iterator[tuple[Sshd, Link]]:
+def _device(folder: Path) -> Iterator[tuple[Sshd, FarLink]]:
     """The tests' sshd, with keys of its own, behind a link that counts and delays; `board` is its name in our ssh_config."""
     if why_no_sshd():
         sys.exit(f"bench: {why_no_sshd()}")
-    with running_sshd(folder) as server, link_to(server.port) as link:
+    with running_sshd(folder) as server, far_link_to(server.port) as link:
         server.write_client_config(port=link.port)
         server.trust(link.port)
         kept = dict(os.environ)

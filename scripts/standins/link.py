@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import queue
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from typing import Any
 
 _BLOCK = 1 << 16
 _BLOCKS_UNDER_WAY = 256  # in each direction: 16 MiB, more than any window that ssh opens
@@ -123,3 +126,60 @@ def link_to(port: int) -> Iterator[Link]:
         yield link
     finally:
         link.close()
+
+
+class FarLink:
+    """A Link in a process of its own, for timing: in ours, its threads would take turns with those that are timed."""
+
+    def __init__(self, near: Connection) -> None:
+        self._near = near
+        self.port: int = self._ask("port")
+
+    def _ask(self, *what: Any) -> Any:
+        self._near.send(what)
+        return self._near.recv()
+
+    @property
+    def round_trip_s(self) -> float:
+        return float(self._ask("round_trip_s"))
+
+    @round_trip_s.setter
+    def round_trip_s(self, value: float) -> None:
+        self._ask("round_trip_s", value)
+
+    @property
+    def total_bytes(self) -> int:
+        return int(self._ask("total_bytes"))
+
+    @property
+    def connections(self) -> int:
+        return int(self._ask("connections"))
+
+    def reset_counts(self) -> None:
+        self._ask("reset_counts", None)
+
+
+@contextmanager
+def far_link_to(port: int) -> Iterator[FarLink]:
+    """A FarLink to a port of this machine, gone in the end."""
+    near, far = multiprocessing.Pipe()
+    process = multiprocessing.get_context("fork").Process(target=_answer, args=(port, near, far), daemon=True)
+    process.start()
+    far.close()
+    try:
+        yield FarLink(near)
+    finally:
+        near.close()
+        process.join(10)
+
+
+def _answer(port: int, near: Connection, far: Connection) -> None:
+    near.close()
+    with link_to(port) as link, contextlib.suppress(EOFError):
+        while True:
+            name, *values = far.recv()
+            if name == "reset_counts":
+                link.reset_counts()
+            elif values:
+                setattr(link, name, values[0])
+            far.send(None if values else getattr(link, name))

@@ -15,6 +15,7 @@ class About:
     command: tuple[str, ...] = ()
     target: str | None = None
     goal: str | None = None  # of power
+    limits: Mapping[str, float] | None = None  # of its server: manifest.LIMITS
     bundle: str | None = None  # its id; None: nothing was written, or there is none
     labels: tuple[str, ...] = ()
     preprocess: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
