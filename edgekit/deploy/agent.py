@@ -135,7 +135,7 @@ class Agent(Intake):
                 health = check_in_use(service, self.store.path("releases", name))
             except Exception:  # whatever it was, it is no proof
                 self.store.lock()
-                self.trials.give_up()
+                self.trials.fail(found)
                 raise
         return {"before": found.before, "service": service.kind, "health": health, "signed": who}
 

@@ -152,9 +152,9 @@ def _start(settings: Settings, tell: Notify, stack: ExitStack) -> None:
     server = Server(Inference(answering, name, figures, about), listeners, limit=settings.max_body_mib << 20)
     ended = threading.Event()
     server.start()
-    stack.callback(_end, server, removals, ended)
-    watch = (figures, check, tell, doors, ended)
-    threading.Thread(target=_watch, args=watch, name="watch", daemon=True).start()
+    watch = threading.Thread(target=_watch, args=(figures, check, tell, doors, ended), name="watch", daemon=True)
+    stack.callback(_end, server, removals, ended, watch)
+    watch.start()
     print(f"serving {name} ({model.variant.name}) at {', '.join(places)}", flush=True)
     tell("READY=1", f"STATUS=serving {name}")
 
@@ -232,18 +232,23 @@ def _watch(figures: Figures, check: SelfCheck, tell: Notify, doors: Sequence[Any
         wrong = ""
         if not figures.has_passed_within(interval_s):
             wrong = check.run() or next((f"nobody answers at {door}" for door in doors if not knock(door)), "")
+        if ended.is_set():  # a door that was closed meanwhile is not one where nobody answers
+            return
         if wrong:
             print(f"edgekit.runner: the self-check failed: {wrong}", file=sys.stderr, flush=True)
         else:
             tell("WATCHDOG=1")
 
 
-def _end(server: Server, removals: Sequence[Callable[[], None]], ended: threading.Event) -> None:
+def _end(
+    server: Server, removals: Sequence[Callable[[], None]], ended: threading.Event, watch: threading.Thread
+) -> None:
     ended.set()
     for remove in removals:
         remove()
     if not server.stop(GRACE_S):
         print(f"edgekit.runner: some answers did not end in {GRACE_S:.0f} s", file=sys.stderr, flush=True)
+    watch.join(GRACE_S)  # an interpreter that ends under a thread in a model's C++ may abort
 
 
 def _stop(number: int, frame: object) -> None:
