@@ -235,6 +235,8 @@ def main() -> int:
     options = arguments.parse_args()
     if options.child:
         run_atheris(options.only, options.runs)
+    if options.only is not None and options.only not in (names := list(parsers())):
+        arguments.error(f"no parser {options.only!r}; there are: {', '.join(names)}")
     led = importlib.util.find_spec("atheris") is not None
     print(
         f"{'parser':<20} {'runs':>9} {'seconds':>8} {'branches':>9}  ({'led by atheris' if led else 'at random'})",

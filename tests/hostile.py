@@ -29,6 +29,7 @@ import numpy as np
 
 LIMIT = 3 << 30  # bytes that a fork may have
 SECONDS = 100.0  # after which it counts as hanging
+PATIENCE = (SECONDS, 5 * SECONDS)  # the same for a process of its own, which is asked twice: a machine may be busy
 
 MAKE_MODELS = r"""
 import os, shutil, sys
@@ -555,15 +556,19 @@ def _work(case: Case, scratch: Path) -> str:
     return "fine"
 
 
-def run_command(case: Case, folder: Path) -> Ending:
-    """The case through `edgekit convert`, as a person would."""
+def run_command(case: Case, folder: Path, patience: tuple[float, ...] = PATIENCE) -> Ending:
+    """The case through `edgekit convert`, as a person would; once more, with more time, if it did not end."""
     start = time.monotonic()
     words = ["convert", str(case.model), "--samples", str(case.samples), "-o", str(folder / "b"), "--max-drop", "100"]
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", "edgekit.cli.main", *words], capture_output=True, text=True, timeout=SECONDS
-        )
-    except subprocess.TimeoutExpired:
+    for seconds in patience:
+        try:
+            done = subprocess.run(
+                [sys.executable, "-m", "edgekit.cli.main", *words], capture_output=True, text=True, timeout=seconds
+            )
+            break
+        except subprocess.TimeoutExpired:
+            continue
+    else:
         return Ending(case, "hung", time.monotonic() - start)
     how = f"bug: exit code {done.returncode}: {done.stderr}"
     if done.returncode == 0:

@@ -354,3 +354,33 @@ def test_every_operator_answers_as_in_the_tests_that_onnx_brings_or_is_refused()
     assert wrong == []
     assert passed > 700
     assert len(refused) < 60
+
+
+@pytest.mark.parametrize(("limit", "kept"), [([0.0], 0), ([0.5], 1), ([2.0**25], 1)], ids=["whole", "half", "large"])
+def test_whole_numbers_are_compared_without_a_cast_where_that_is_the_same(tmp_path, limit, kept):
+    """As tf2onnx writes a Keras embedding: negative places count from the end."""
+    import torch
+    from onnx import TensorProto, helper, numpy_helper, save
+
+    from edgekit.convert.onnx_graph import load_onnx
+
+    nodes = [
+        helper.make_node("Cast", ["x"], ["real"], to=TensorProto.FLOAT),
+        helper.make_node("Less", ["real", "limit"], ["below"]),
+        helper.make_node("Add", ["x", "count"], ["from_end"]),
+        helper.make_node("Where", ["below", "from_end", "x"], ["y"]),
+    ]
+    constants = [
+        numpy_helper.from_array(np.array(limit, np.float32), "limit"),
+        numpy_helper.from_array(np.array([7], np.int32), "count"),
+    ]
+    ends = [helper.make_tensor_value_info(name, TensorProto.INT32, [1, 5]) for name in "xy"]
+    graph = helper.make_graph(nodes, "places", ends[:1], ends[1:], constants)
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), tmp_path / "m.onnx")
+    source = load_onnx(tmp_path / "m.onnx")
+    x = np.array([[-3, -1, 0, 2, 6]], np.int32)
+
+    (ours,) = source.module(torch.from_numpy(x))
+
+    assert (ours.numpy() == source.answer({"x": x})["y"]).all()
+    assert [node.op_type for node in source.module._graph.node].count("Cast") == kept

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from devices import wait_until
@@ -38,6 +38,22 @@ def test_a_reboot_is_another_boot_with_the_same_files(machine: Device) -> None:
     assert machine.boot_id() != before
     assert machine.ssh("cat ~/note; ls /run/user/1000/note", check=False).stdout.split() == ["kept"]
     assert (machine.root / "home" / "pi" / "note").read_text() == "kept\n"
+
+
+def test_a_reboot_is_asked_for_by_no_process_that_it_would_wait_for(
+    machine: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, inside, entered = machine.boot_id(), machine.inside, []
+
+    def seen(*command: str, **options: Any) -> str:
+        entered.append(machine.boot_id())
+        return inside(*command, **options)
+
+    monkeypatch.setattr(machine, "inside", seen)
+    machine.reboot()
+
+    assert entered
+    assert before not in entered
 
 
 def test_a_cut_kills_what_runs_and_it_boots_again(machine: Device) -> None:

@@ -77,6 +77,14 @@ def test_every_one_ends_well_or_with_an_error_that_says_what_is_wrong(endings):
     assert len(died) <= len(endings) // 50, died
 
 
+def test_a_command_that_was_only_slow_does_not_count_as_hung(tmp_path):
+    bad = tmp_path / "bad.tflite"
+    bad.write_bytes(b"no model")
+
+    assert run_command(Case("bad", bad, bad), tmp_path, (0.01,)).how == "hung"
+    assert run_command(Case("bad", bad, bad), tmp_path, (0.01, 100.0)).how.startswith("error: ")
+
+
 def test_an_error_is_short_and_has_a_hint(endings):
     for name, how in endings.items():
         match = re.match(r"error: (\w+): (.*) \| (.*)", how, re.DOTALL)

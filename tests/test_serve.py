@@ -668,14 +668,22 @@ class Systemd:
         return False
 
 
+def stop(process):
+    """SIGSTOP; returns when every thread of it stands still: one that waits for a core may run on for long."""
+    process.send_signal(signal.SIGSTOP)
+    tasks = Path(f"/proc/{process.pid}/task")
+    while {(each / "stat").read_text().rpartition(")")[2].split()[0] for each in tasks.iterdir()} != {"T"}:
+        time.sleep(0.01)
+
+
 def test_systemd_is_told_ready_signs_of_life_and_stopping(digits, tmp_path):
     systemd = Systemd(tmp_path)
     with serving(digits, "--socket", tmp_path / "s", environment=systemd.environment(0.3), wait=False) as process:
         assert systemd.until("READY=1")
         for _ in range(3):
             assert systemd.until("WATCHDOG=1")
-        process.send_signal(signal.SIGSTOP)
-        while systemd.next(0.5):
+        stop(process)
+        while systemd.next(0.01):  # what it had said by then
             pass
         silent = systemd.next(1)
         process.send_signal(signal.SIGCONT)
@@ -725,6 +733,26 @@ def test_a_check_fails_when_answers_are_no_longer_the_golden_ones(digits):
     model.shift = 0
     assert check.run() == ""
     assert figures.is_healthy
+
+
+def test_a_check_during_which_the_service_is_stopped_is_not_called_a_failed_one(tmp_path, capsys):
+    """SIGTERM removes the socket; the watch may be about to knock at it."""
+    from edgekit.runner.serve.process import _watch
+
+    ended, told = threading.Event(), []
+
+    class Stopped:
+        def run(self):
+            ended.set()
+            return ""
+
+    def tell(*lines):
+        told.extend(lines)
+
+    tell.watchdog_s = 0.003
+    _watch(Figures(), Stopped(), tell, [str(tmp_path / "removed")], ended)
+
+    assert (told, capsys.readouterr().err) == ([], "")
 
 
 def test_no_sign_of_life_without_an_answer(digits):

@@ -245,6 +245,50 @@ def test_a_service_that_does_not_obey_leaves_a_journal_that_says_what_is_in_use(
     assert (trials.journal.phase, trials.journal.good) == ("idle", old)
 
 
+# -- the health of a server is looked at without the lock, and somebody else may be quicker
+
+
+def in_trial(device: Local, name: str, window_s: float = 60) -> tuple[Trials, Journal]:
+    """A trial as the one that began it knows it."""
+    with open_session(device) as session:
+        bring(session, release(name))
+        begin(session, release(name), window_s=window_s)
+    trials = Trials(Store(str(device.root)))
+    return trials, trials.journal
+
+
+def test_a_release_that_is_not_well_is_taken_back(device: Local, old: str) -> None:
+    trials, begun = in_trial(device, "sick")
+
+    trials.fail(begun)
+
+    assert in_use(device) == old
+    assert recorded(device.root)["phase"] == "idle"
+
+
+def test_a_server_that_the_guard_took_back_is_not_called_one_that_fell(device: Local, old: str) -> None:
+    _, begun = in_trial(device, "slow", window_s=60)
+    late = Trials(Store(str(device.root)), now=lambda: Moment(begun.boot, begun.decide_s + 1))
+    late.recover()
+
+    with pytest.raises(disk.Refused) as caught:
+        late.fail(begun)
+    assert caught.value.reply["error"] == "TrialOver"
+    assert "--window" in caught.value.reply["hint"]
+    assert in_use(device) == old
+
+
+def test_a_trial_that_another_deployment_began_meanwhile_goes_on(device: Local, old: str) -> None:
+    trials, begun = in_trial(device, "first")
+    trials.give_up()
+    _, other = in_trial(device, "second")
+
+    trials.fail(begun)
+
+    assert trials.journal == other
+    assert in_use(device) == other.to
+
+
 # -- somebody else comes meanwhile
 
 

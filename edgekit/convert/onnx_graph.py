@@ -38,6 +38,9 @@ _KNOWN = {
 }
 
 
+_COMPARISONS = ("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual")
+
+
 class Graph(torch.nn.Module):  # type: ignore[misc]  # mypy does not look into torch
     """The graph: tensors in the order of its inputs -> tensors in the order of its outputs."""
 
@@ -138,6 +141,7 @@ def load_onnx(path: Path) -> Source:
             f"edgekit does not know the ONNX operator{'s' if unknown[1:] else ''} {', '.join(unknown)}",
             hint="convert the model that it was exported from: PyTorch, Keras; or report it with the model",
         )
+    _compare_as_integers(model.graph)
     graph = Graph(model)
     inputs = tuple(Input(value.name, _shape(value), _dtype(value)) for value in graph.inputs)
 
@@ -145,6 +149,38 @@ def load_onnx(path: Path) -> Source:
         return dict(zip(graph.outputs, session.run(list(graph.outputs), dict(given)), strict=True))
 
     return Source(lambda tensors: graph(*tensors), graph, inputs, ("onnx", "onnxruntime"), graph.outputs, answer)
+
+
+def _compare_as_integers(graph: Any) -> None:
+    """Integer inputs that are only cast to float to be compared with whole constants are compared as they are, in place.
+
+    tf2onnx writes that for each embedding of Keras, whose Less takes no int32; no quantizer takes the CAST.
+    """
+    kinds = {value.name: value.type.tensor_type.elem_type for value in graph.input}
+    whole = (TensorProto.INT32, TensorProto.INT64)
+    casts = {
+        node.output[0]: node.input[0]
+        for node in graph.node
+        if node.op_type == "Cast"
+        and kinds.get(node.input[0]) in whole
+        and any(a.name == "to" and a.i == TensorProto.FLOAT for a in node.attribute)
+    }
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer if casts}
+    for node in graph.node:
+        if node.op_type not in _COMPARISONS or len({*node.input} & casts.keys()) != 1:
+            continue
+        side = 0 if node.input[0] in casts else 1
+        other = constants.get(node.input[1 - side])
+        if other is None or not (np.abs(other) < 1 << 24).all() or not (other == np.rint(other)).all():
+            continue
+        source = casts[node.input[side]]
+        name = f"{node.input[1 - side]}/as/{source}"
+        dtype = helper.tensor_dtype_to_np_dtype(kinds[source])
+        graph.initializer.append(numpy_helper.from_array(other.astype(dtype), name))
+        node.input[side], node.input[1 - side] = source, name
+    read = {name for node in _nodes(graph) for name in node.input} | {value.name for value in graph.output}
+    for node in [node for node in graph.node if node.output and node.output[0] in casts.keys() - read]:
+        graph.node.remove(node)
 
 
 def _nodes(graph: Any) -> list[Any]:

@@ -139,6 +139,17 @@ class Trials:
             self._dismiss(service, found.to)
         return new
 
+    def fail(self, begun: Journal) -> None:
+        """What was begun is not well. Another one's trial is not ended: the guard, or systemd, may have been here first.
+
+        Raises Refused if the time of that trial is over: what was seen then may be a server that was taken back.
+        """
+        found = self.journal
+        if found.is_trial and (found.to, found.boot, found.until_s) == (begun.to, begun.boot, begun.until_s):
+            found = self.give_up()
+        if begun.to is not None and begun.is_over(self.now()):
+            raise over(begun.to, found)
+
     def change_service(self, release: str, agent_path: str, kind: str, check: Callable[[Service], Any]) -> Any:
         """What is good is kept running by a service of that kind from now on, and what `check` found of it.
 

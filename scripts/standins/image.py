@@ -117,6 +117,10 @@ def _build(made: Path, base: Path, scratch: Path) -> None:
         shutil.copy(made / f"host_key{end}", key)
         key.chmod(0o600)
     (root / "etc" / "hostname").write_text("virtual-pi\n")
+    (root / "etc" / "systemd" / "system.conf.d").mkdir()
+    # a device that is emulated beside ten other things is not missing after 90 s; the disk's would end the boot
+    patient = "[Manager]\nDefaultDeviceTimeoutSec=900\nDefaultTimeoutStartSec=900\n"
+    (root / "etc" / "systemd" / "system.conf.d" / "patient.conf").write_text(patient)
     raw = scratch / "disk.raw"
     with raw.open("wb") as stream:
         stream.truncate(int(DISK[:-1]) << 30)

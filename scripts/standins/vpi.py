@@ -138,16 +138,31 @@ class VirtualPi:
         self._monitor("set_link net on")
 
     def wait_up(self, timeout_s: float = BOOT_S, *, not_boot: str = "") -> None:
-        """Returns when a command runs there over ssh, in another boot than `not_boot`."""
-        deadline = time.monotonic() + timeout_s
-        while time.monotonic() < deadline:
+        """Returns when a command runs there over ssh, in another boot than `not_boot`; seconds are the guest's (`clock`)."""
+        began = self.clock()
+        while (took := self.clock() - began) < timeout_s:
             if self.pid is None:
                 raise RuntimeError(f"qemu has ended: {(self.folder / 'qemu.log').read_text()}{self.console()[-2000:]}")
             with contextlib.suppress(OSError, AssertionError, subprocess.TimeoutExpired):
                 if self._answers() and self.boot_id() != not_boot:
                     return
             time.sleep(0.1)
-        raise TimeoutError(f"not up after {timeout_s} s\n{self.console()[-2000:]}")
+        raise TimeoutError(f"not up after {took:.0f} s of its own\n{self.console()[-2000:]}")
+
+    def clock(self) -> float:
+        """Seconds that pass for the guest: not those in which its processors wait for one of this machine's.
+
+        Beside a full machine that is most of them (measured: 150 of 205), and no fault of what runs in the guest.
+        """
+        return time.monotonic() - self.starved_s()
+
+    def starved_s(self) -> float:
+        """Seconds since power came on in which one of its processors waited for one of this machine's."""
+        waited = 0
+        for task in Path(f"/proc/{self.pid}/task").glob("*/schedstat"):
+            with contextlib.suppress(OSError):  # a thread that has ended
+                waited = max(waited, int(task.read_text().split()[1]))
+        return waited / 1e9
 
     def console(self) -> str:
         """What it wrote to its serial port since power came on."""

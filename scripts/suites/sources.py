@@ -27,7 +27,18 @@ def pt2(network: Path, sample: Sample, out: Path) -> None:
     import torch
 
     model = _loaded(network).eval()
-    torch.export.save(torch.export.export(model, (_fed(model, sample, torch.from_numpy),), strict=False), out)
+
+    class Named(torch.nn.Module):  # by the names of its inputs, as whoever writes a forward() has them
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, **given):
+            tensors = [given[tensor.name] for tensor in model.inputs]
+            return self.model(tensors if len(tensors) > 1 else tensors[0])
+
+    given = {tensor.name: torch.from_numpy(sample[tensor.name]) for tensor in model.inputs}
+    torch.export.save(torch.export.export(Named().eval(), (), given, strict=False), out)
 
 
 def onnx(network: Path, sample: Sample, out: Path) -> None:

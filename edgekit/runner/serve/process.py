@@ -100,12 +100,18 @@ def _start(settings: Settings, tell: Notify, stack: ExitStack) -> None:
     tell("STATUS=proving the model in a child process")
     prove(settings)
     tell("STATUS=loading the model")
+    plan = None
+    if settings.goal is not None or bundle.manifest.goal is not None:
+        from edgekit.runner.serve.governed import find_plan
+
+        plan = find_plan(settings, bundle)
     model = load(
         settings.release,
         variant=settings.variant,
         threads=settings.threads,
         lanes=settings.lanes,
-        delegates=settings.delegates,
+        # an Edge TPU is opened at the level that the goal wants, and at no other one beside it
+        delegates=settings.delegates or (("cpu",) if plan is not None and plan.has_levels else ()),
         require=settings.require,
     )
     figures = Figures()
@@ -133,19 +139,22 @@ def _start(settings: Settings, tell: Notify, stack: ExitStack) -> None:
         "unit": model.placement.label,
     }
     answering: Model | Governed = model
-    # a bundle's own goal holds where there is a table of the board; a goal that was said needs one
-    goal = settings.goal or (bundle.manifest.goal if settings.table is not None else None)
-    if goal is not None:
+    if plan is not None:
         from edgekit.runner.serve.governed import govern
 
-        answering = govern(settings, goal, model, stack)
-        about["goal"] = goal
+        try:
+            answering = govern(plan, settings, model, stack)
+            about["goal"] = plan.text
+        except EdgekitError as error:
+            if not plan.kept:
+                raise
+            print(f"edgekit.runner: the goal is not kept: {error}", file=sys.stderr, flush=True)
     server = Server(Inference(answering, name, figures, about), listeners, limit=settings.max_body_mib << 20)
     ended = threading.Event()
     server.start()
-    stack.callback(_end, server, removals, ended)
-    watch = (figures, check, tell, doors, ended)
-    threading.Thread(target=_watch, args=watch, name="watch", daemon=True).start()
+    watch = threading.Thread(target=_watch, args=(figures, check, tell, doors, ended), name="watch", daemon=True)
+    stack.callback(_end, server, removals, ended, watch)
+    watch.start()
     print(f"serving {name} ({model.variant.name}) at {', '.join(places)}", flush=True)
     tell("READY=1", f"STATUS=serving {name}")
 
@@ -223,18 +232,23 @@ def _watch(figures: Figures, check: SelfCheck, tell: Notify, doors: Sequence[Any
         wrong = ""
         if not figures.has_passed_within(interval_s):
             wrong = check.run() or next((f"nobody answers at {door}" for door in doors if not knock(door)), "")
+        if ended.is_set():  # a door that was closed meanwhile is not one where nobody answers
+            return
         if wrong:
             print(f"edgekit.runner: the self-check failed: {wrong}", file=sys.stderr, flush=True)
         else:
             tell("WATCHDOG=1")
 
 
-def _end(server: Server, removals: Sequence[Callable[[], None]], ended: threading.Event) -> None:
+def _end(
+    server: Server, removals: Sequence[Callable[[], None]], ended: threading.Event, watch: threading.Thread
+) -> None:
     ended.set()
     for remove in removals:
         remove()
     if not server.stop(GRACE_S):
         print(f"edgekit.runner: some answers did not end in {GRACE_S:.0f} s", file=sys.stderr, flush=True)
+    watch.join(GRACE_S)  # an interpreter that ends under a thread in a model's C++ may abort
 
 
 def _stop(number: int, frame: object) -> None:
