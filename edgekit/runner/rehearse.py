@@ -6,8 +6,9 @@ import statistics
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from edgekit.bundle import read_bundle
 from edgekit.errors import InputError
@@ -70,83 +71,135 @@ def rehearse(
     sleep: Callable[[float], None] = time.sleep,
 ) -> Rehearsed:
     """Golden inputs at `rate_hz` for so long. Raises InputError if the table says that the goal cannot be kept."""
-    table = usable(table, sets_clock=set_clock is not None)
+    table, variants, samples = _prepare(release, goal, usable(table, sets_clock=set_clock is not None), rate_hz)
+    looks = Looks(board if board is not None else Board(), covers=table.covers)
+    policy = Policy(goal, table, rate_hz=rate_hz)
+    began = clock()
+
+    def now() -> float:
+        return clock() - began
+
+    looks.tell(policy, 0.0, trace)
+    looks.check(goal)
+    player = _Player(goal, table, policy, variants, samples, set_clock, trace)
+    tally, waiting = player.tally, player.waiting
+    count, job = int(seconds * rate_hz), 0
+    while job < count or waiting:
+        at = now()
+        while job < count and job / rate_hz <= at:
+            policy.arrived(job / rate_hz)
+            waiting.append((job / rate_hz, job))
+            job += 1
+        while waiting and waiting[0][0] + goal.deadline_s <= at:
+            tally.left_out += _left_out(trace, waiting.popleft()[0], at)
+        if waiting:
+            player.answer_one(at, now)
+            continue
+        if at - looks.at_s >= LOOK_S and job < count:  # while nobody waits
+            looks.tell(policy, at, trace)
+            player.keep_clock()
+        sleep(max(0.0, min(job / rate_hz - now(), 0.05)))
+    looks.tell(policy, now(), trace)
+    return _report(goal, count, tally, policy, looks, variants.is_fake)
+
+
+def _prepare(release: Path | str, goal: Goal, table: Table, rate_hz: float) -> tuple[Table, Variants, list[Any]]:
+    """The part of the table that is used, its models, warm, and the golden inputs. Raises as `rehearse` does."""
     check_goal(goal, table, rate_hz=rate_hz)
     bundle = read_bundle(release)
     known = {variant.name for variant in bundle.manifest.variants}
     unknown = sorted({row.point.variant for row in table.rows} - known)
     if unknown:
         raise InputError(f"the release has no variant {unknown[0]!r}", hint=f"it has: {', '.join(sorted(known))}")
-    level = best_level(goal, table, rate_hz=rate_hz)
-    rows = rows_at(table, level)
+    rows = rows_at(table, best_level(goal, table, rate_hz=rate_hz))
     table = replace(table, rows=tuple(table.rows[i] for i in rows))
     variants = Variants(release, (row.point for row in table.rows))
     samples = golden_inputs(variants.model(table.rows[0].point), read_golden(bundle))
     for row in table.rows:
         for _ in range(WARM):
             variants.answer(row.point, samples[0])
-    looks = Looks(board if board is not None else Board(), covers=table.covers)
-    policy = Policy(goal, table, rate_hz=rate_hz)
-    began = clock()
-    looks.tell(policy, 0.0, trace)
-    looks.check(goal)
-    waiting: deque[tuple[float, int]] = deque()
-    taken: list[float] = []
-    decided: list[float] = []
-    points: dict[str, int] = {}
-    count, job, late, left_out, last_clock = int(seconds * rate_hz), 0, 0, 0, None
-    while job < count or waiting:
-        now = clock() - began
-        while job < count and job / rate_hz <= now:
-            policy.arrived(job / rate_hz)
-            waiting.append((job / rate_hz, job))
-            job += 1
-        while waiting and waiting[0][0] + goal.deadline_s <= now:
-            left_out += _left_out(trace, waiting.popleft()[0], now)
-        if not waiting:
-            if now - looks.at_s >= LOOK_S and job < count:  # while nobody waits
-                looks.tell(policy, now, trace)
-                if set_clock is not None and last_clock is not None:
-                    set_clock(last_clock)  # the helper wants to hear from us
-            sleep(max(0.0, min(job / rate_hz - (clock() - began), 0.05)))
-            continue
+    return table, variants, samples
+
+
+@dataclass
+class _Tally:
+    """What came of it so far."""
+
+    late: int = 0
+    left_out: int = 0
+    taken: list[float] = field(default_factory=list)  # ms
+    decided: list[float] = field(default_factory=list)  # microseconds
+    points: dict[str, int] = field(default_factory=dict)
+
+
+class _Player:
+    """Answers what waits, each at the point that the policy chooses for it."""
+
+    def __init__(
+        self,
+        goal: Goal,
+        table: Table,
+        policy: Policy,
+        variants: Variants,
+        samples: list[Any],
+        set_clock: Caps | None,
+        trace: TraceWriter | None,
+    ) -> None:
+        self.tally = _Tally()
+        self.waiting: deque[tuple[float, int]] = deque()  # when it arrived, which one it is
+        self._goal, self._table, self._policy = goal, table, policy
+        self._variants, self._samples = variants, samples
+        self._set_clock, self._trace = set_clock, trace
+        self._last_clock: int | None = None
+
+    def keep_clock(self) -> None:
+        """The helper that sets clocks wants to hear from us."""
+        if self._set_clock is not None and self._last_clock is not None:
+            self._set_clock(self._last_clock)
+
+    def answer_one(self, at: float, now: Callable[[], float]) -> None:
+        """The one that has waited longest is answered, or left out."""
+        policy, tally = self._policy, self.tally
         started = time.perf_counter_ns()
-        chosen = policy.choose(now, [arrived + goal.deadline_s for arrived, _ in waiting])
+        chosen = policy.choose(at, [arrived + self._goal.deadline_s for arrived, _ in self.waiting])
         decision = time.perf_counter_ns() - started
-        arrived, number = waiting.popleft()
+        arrived, number = self.waiting.popleft()
         if chosen is None:
-            left_out += _left_out(trace, arrived, now)
-            continue
-        point = table.rows[chosen].point
-        if set_clock is not None and point.clock_khz not in (None, last_clock):
-            set_clock(point.clock_khz or 0)
-            last_clock = point.clock_khz
-        variants.answer(point, samples[number % len(samples)])
-        ended = clock() - began
+            tally.left_out += _left_out(self._trace, arrived, at)
+            return
+        point = self._table.rows[chosen].point
+        if self._set_clock is not None and point.clock_khz not in (None, self._last_clock):
+            self._set_clock(point.clock_khz or 0)
+            self._last_clock = point.clock_khz
+        self._variants.answer(point, self._samples[number % len(self._samples)])
+        ended = now()
         started = time.perf_counter_ns()
-        policy.finished(ended, chosen, ended - now)
-        decided.append((decision + time.perf_counter_ns() - started) / 1e3)
-        if trace is not None:
-            trace.job(arrived, now, ended, chosen)
-        late += ended > arrived + goal.deadline_s
-        taken.append((ended - now) * 1e3)
-        points[point.words] = points.get(point.words, 0) + 1
-    looks.tell(policy, clock() - began, trace)
+        policy.finished(ended, chosen, ended - at)
+        tally.decided.append((decision + time.perf_counter_ns() - started) / 1e3)
+        if self._trace is not None:
+            self._trace.job(arrived, at, ended, chosen)
+        tally.late += ended > arrived + self._goal.deadline_s
+        tally.taken.append((ended - at) * 1e3)
+        tally.points[point.words] = tally.points.get(point.words, 0) + 1
+
+
+def _report(goal: Goal, count: int, tally: _Tally, policy: Policy, looks: Looks, is_fake: bool) -> Rehearsed:
+    taken, decided = [] if is_fake else tally.taken, tally.decided
     return Rehearsed(
         goal_text(goal),
         count,
-        late + left_out,
-        left_out,
+        tally.late + tally.left_out,
+        tally.left_out,
         None if policy.mean_accuracy is None else round(policy.mean_accuracy, 4),
-        round(statistics.median(taken), 3) if taken and not variants.is_fake else None,
-        round(_p99(taken), 3) if taken and not variants.is_fake else None,
+        round(statistics.median(taken), 3) if taken else None,
+        round(_p99(taken), 3) if taken else None,
         round(policy.used_j, 4),
         "measured" if looks.has_meter else "estimated",
         looks.hottest_c,
         round(statistics.median(decided), 1) if decided else None,
         round(_p99(decided), 1) if decided else None,
-        dict(sorted(points.items(), key=lambda item: -item[1])),
-        variants.is_fake,
+        dict(sorted(tally.points.items(), key=lambda item: -item[1])),
+        is_fake,
     )
 
 
