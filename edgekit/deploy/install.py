@@ -15,14 +15,14 @@ from edgekit.bundle import Bundle, verify_bundle
 from edgekit.deploy.address import Address, Local
 from edgekit.deploy.confirm import await_device, confirm_release
 from edgekit.deploy.hello import Hello
-from edgekit.deploy.plan import Plan, Step, list_steps, make_proof, plan_deployment, service_changes
+from edgekit.deploy.plan import Plan, Step, check_fits, list_steps, make_proof, plan_deployment, service_changes
 from edgekit.deploy.release import plan_release, read_content
 from edgekit.deploy.route import resolved
 from edgekit.deploy.runtime import build_runtime
 from edgekit.deploy.session import Session, open_session, refuse_host_key
 from edgekit.deploy.sign import Signed, Signer
 from edgekit.deploy.transport import AskHostKey
-from edgekit.errors import DeviceRefused, DeviceUnsupported, InputError
+from edgekit.errors import DeviceRefused, InputError
 from edgekit.platforms import choose_runtime
 
 Progress = Callable[[str, int, int], None]  # stage, bytes done, bytes in all (0: not counted in bytes)
@@ -106,7 +106,7 @@ def deploy(
     progress("connect", 0, 0)
     address = resolved(address)
     with open_session(address, python=python, ask=ask) as session:
-        _check_fits(bundle, session.hello, address)
+        check_fits(bundle, session.hello, address)
         if power and (reason := session.request("helper possible")["why_not"]):
             hint = "leave --power out: variants and threads need no right"
             raise DeviceRefused(f"{address}: no power helper: {reason}", hint=hint)
@@ -233,15 +233,6 @@ def _bring(session: Session, plan: Plan, wish: Wish, result: Deployment, progres
     who = begun["signed"]
     signed_by = None if who is None else f"{who['principal']} ({who['key']})"
     return replace(result, check=check, service=begun["service"], health=begun["health"], signed_by=signed_by)
-
-
-def _check_fits(bundle: Bundle, hello: Hello, address: Address) -> None:
-    wanted = bundle.manifest.arch
-    if wanted is not None and wanted != hello.arch:
-        raise DeviceUnsupported(
-            f"the bundle was made for {bundle.manifest.target} ({wanted}), {address} is {hello.arch}",
-            hint="convert again with a --target that fits, or without one",
-        )
 
 
 def _send(session: Session, plan: Plan, progress: Progress) -> None:

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgekit.bundle import Bundle
+from edgekit.deploy.address import Address
 from edgekit.deploy.answers import plain
 from edgekit.deploy.hello import Hello
 from edgekit.deploy.release import Content, Release, read_content
 from edgekit.deploy.runtime import Tree
 from edgekit.deploy.session import Session
 from edgekit.deploy.sign import Signed, Signer, make_statement
+from edgekit.errors import DeviceUnsupported
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,16 @@ def make_proof(
         statement = make_statement(bundle, [tree], seq=None)
         signed = Signed(statement, sign(statement))
     return {"id": release.id, "text": release.text, "signed": None if signed is None else signed.frame}
+
+
+def check_fits(bundle: Bundle, hello: Hello, address: Address) -> None:
+    """Raises DeviceUnsupported for a bundle that was made for another processor."""
+    wanted = bundle.manifest.arch
+    if wanted is not None and wanted != hello.arch:
+        raise DeviceUnsupported(
+            f"the bundle was made for {bundle.manifest.target} ({wanted}), {address} is {hello.arch}",
+            hint="convert again with a --target that fits, or without one",
+        )
 
 
 def service_changes(plan: Plan, hello: Hello, service: str) -> bool:

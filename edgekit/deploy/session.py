@@ -25,17 +25,10 @@ CHECK_S = 900.0  # for the golden check: the agent itself gives up after 600
 _LONGEST_FRAME = 64 << 20  # bytes; a listing of a large runtime is under 1 MB
 _TOLD_EACH = 1 << 20  # bytes of a blob, after which whoever waits is told
 _SENT_BY_SHELL = 1 << 20  # bytes a login shell may print before the probe speaks
-# no lock is held once these are answered
+# once these are answered no lock is held, or (confirm) not for long
 _FREE = {"hello", "trial", "confirm", "service", "outcome", "rollback", "adopt", "change signers", "remove", "status"}
-_CHANGES = (
-    "trial",
-    "service",
-    "confirm",
-    "rollback",
-    "adopt",
-    "remove",
-    "helper",
-)  # after these, a lost answer leaves open what happened
+# after these, a lost answer leaves open what happened
+_CHANGES = {"trial", "service", "confirm", "rollback", "adopt", "remove", "helper"}
 
 
 def refuse_host_key(host: str, key_type: str, fingerprint: str) -> bool:
