@@ -57,7 +57,7 @@ EXPECTED = {
     "rpi-os-12-pi5-coral-m2": "apex-pages apex-access | |",
     "rpi-os-12-zero2w": "inodes | governor memory-low | vulkan-loader vulkan-driver gpu-access firmware-access no-swap",
     "rpi-os-13-pi5-coral-usb2": "edgetpu-library coral-udev "
-    "| coral-usb2 coral-usb-power under-voltage memory-limit linger | throttled rtc-unset ssh-password",
+    "| coral-usb2 coral-usb-power under-voltage power-helper memory-limit linger | throttled rtc-unset ssh-password",
     "thor-jetpack7-full-disk": "| vulkan-manifest disk-space | failed-units",
     "ubuntu-24.04-pc-nvidia": "edgetpu-library apex-driver | clock-wrong clock-free | vulkan-loader vulkan-driver",
     "xavier-nx-jetpack5": "python-wheel | jetson-over-current "
@@ -116,6 +116,7 @@ CURES: dict[str, tuple[str, list[tuple[Any, ...]]]] = {
     "cores-offline": ("jetson-nano-jetpack4", [("files", f"{CPU}/online", "0-3")]),
     "jetson-over-current": ("xavier-nx-jetpack5", [("files", "/sys/class/hwmon/hwmon4/oc3_event_cnt", "0")]),
     "jetson-power-mode": ("xavier-nx-jetpack5", [("commands", "nvpmodel", "out", "NV Power Mode: MAXN\n0\n")]),
+    "power-helper": ("rpi-os-13-pi5-coral-usb2", [("names", "+/run/edgekit-powerd/powerd.sock")]),
     "root-unsafe": ("rpi-os-12-pi4-failing-card", [("workstation", "unsafe", "")]),
     "disk-space": ("thor-jetpack7-full-disk", [("disks", "/home/nvidia/.local/state/edgekit", "free_bytes", 9 << 30)]),
     "inodes": ("rpi-os-12-zero2w", [("disks", "/home/pi/.local/state/edgekit", "free_inodes", 500_000)]),

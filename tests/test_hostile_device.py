@@ -135,9 +135,13 @@ HONEST = {
     "status": {
         "releases": [{"id": "0" * 16, "role": "current", "name": "x", "bundle": None, "edgekit": "1"}],
         "used_bytes": 5, "good": None, "trial": {"release": "x", "left_s": 1.5, "confirm": "device"},
-        "failed": [], "service": "none",
+        "failed": [], "service": "none", "power": {"installed": True, "active": False},
     },
     "verify": {"damaged": ["a"]},
+    "helper": {"changed": ["a"]},
+    "points": {"place": "a", "service": "none"},
+    "helper possible": {"why_not": ""},
+    "remove": {"removed": "a", "left": ""},
     "signers": {"enforced": True, "signers": []},
 }  # fmt: skip
 

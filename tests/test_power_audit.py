@@ -184,7 +184,7 @@ class Answers:
     def __init__(self, power_uw=None):
         self.power_uw, self.asked, self.fails_at = power_uw, [], None
 
-    def __call__(self, seconds, variant=None, threads=None, clock_khz=None):
+    def __call__(self, seconds, variant=None, threads=None, **more):
         if variant is not None:
             self.asked.append((variant, threads))
             if len(self.asked) == self.fails_at:
@@ -192,7 +192,7 @@ class Answers:
         provenance = "measured" if self.power_uw else "absent"
         power = self.power_uw and self.power_uw + (500_000 * (threads or 0))
         return {"latency_us": 1000 * (threads or 0), "spread_ppm": 10, "runs": 5, "power_uw": power,
-                "meter": "m" if power else "", "provenance": provenance, "celsius_mc": 40_000}  # fmt: skip
+                "meter": "m" if power else "", "provenance": provenance, "celsius_mc": 40_000, "fake": False}  # fmt: skip
 
 
 def manifest_of(tmp_path):
@@ -228,7 +228,7 @@ def test_a_board_without_a_meter_needs_words_and_its_table_says_estimated(tmp_pa
 
     assert {r.provenance for r in table.rows} == {"estimated"}
     assert (table.idle_provenance, table.meter) == ("estimated", "target rpi5")
-    assert [r.power_uw for r in table.rows][:2] == [watts.at(1), 9_700_000]
+    assert [r.power_uw for r in table.rows][:2] == [watts.at(OperatingPoint("small", 1)), 9_700_000]
     with pytest.raises(InputError, match="another bundle"):
         calibrate(manifest, points, board, output, **{**options, "digest": "e"}, watts=watts)
 
@@ -238,7 +238,7 @@ def test_rehearsal_mixes_two_real_networks_and_its_trace_is_audited(tmp_path):
     manifest = read_bundle(bundle).manifest
     from edgekit.runner.point import idle_power, measure_point
 
-    def measure(seconds, variant=None, threads=None, clock_khz=None):
+    def measure(seconds, variant=None, threads=None, **more):
         found = idle_power(0) if variant is None else measure_point(bundle, OperatingPoint(variant, threads), 0.1)
         return {**vars(found), "power_uw": None}
 
@@ -360,10 +360,57 @@ def test_a_service_under_a_goal_mixes_variants_and_its_trace_is_audited(tmp_path
 
 
 def test_a_goal_without_a_table_is_told_before_anything_is_served(tmp_path):
-    from contextlib import ExitStack
-
-    from edgekit.runner.serve.governed import govern
+    from edgekit.runner.serve.governed import find_plan
     from edgekit.runner.serve.process import Settings
 
-    with pytest.raises(InputError, match="needs a table"), ExitStack() as stack:
-        govern(Settings(str(tmp_path)), "max_accuracy(deadline=50ms)", None, stack)
+    bundle = read_bundle(two_variants(tmp_path / "bundle"))
+    with pytest.raises(InputError, match="needs a table"):
+        find_plan(Settings(bundle.folder, goal="max_accuracy(deadline=50ms)"), bundle)
+
+
+def test_a_bundles_own_goal_is_kept_by_the_table_beside_the_releases_or_else_not_at_all(tmp_path, capfd):
+    from edgekit.runner.serve.governed import find_plan
+    from edgekit.runner.serve.process import Settings
+
+    made = read_bundle(two_variants(tmp_path / "bundle"))
+    contents = {name: made.file(name).read_bytes() for name in made.manifest.files}
+    (tmp_path / "root" / "releases").mkdir(parents=True)
+    goal = "max_accuracy(deadline=1s)"
+    bundle = write_bundle(tmp_path / "root" / "releases" / "r", replace(made.manifest, goal=goal), contents)
+    rows = tuple(
+        replace(r, point=OperatingPoint(n, 1)) for r, n in zip(TABLE.rows[:2], ("small", "large"), strict=True)
+    )
+    table, place = replace(TABLE, bundle=bundle.digest, rows=rows, heat=None), tmp_path / "root" / "points.json"
+    settings = Settings(bundle.folder)
+
+    nothing = find_plan(settings, bundle)
+    place.write_text(write_table(table))
+    kept = find_plan(settings, bundle)
+    place.write_text(write_table(replace(table, bundle="another")))
+    foreign = find_plan(settings, bundle)
+    place.write_text("{}")
+    damaged = find_plan(settings, bundle)
+    said = capfd.readouterr().err
+
+    assert (nothing, foreign, damaged) == (None, None, None)
+    assert (kept.text, kept.table, kept.clocks, kept.kept) == (goal, table, False, True)
+    assert said.count("the goal is not kept") == 2 and "another bundle" in said
+
+
+@pytest.mark.usefixtures("small_runtime")
+def test_a_table_is_put_beside_the_releases_and_taken_away(command, device, tmp_path):
+    file, bad = tmp_path / "t.json", tmp_path / "bad.json"
+    file.write_text(write_table(TABLE))
+    bad.write_text("{}")
+    early = command("power", "use", device, file)
+    bundle = two_variants(tmp_path / "bundle")
+    assert command("deploy", bundle, device)[0] == 0
+    refused = [command("power", "use", device, *more) for more in ((bad,), (), (file, "--none"))]
+    code, out, err = command("power", "use", device, file)
+    there = (device.root / "points.json").read_text()
+    gone = command("power", "use", device, "--none")
+
+    assert (early[0], [found[0] for found in refused]) == (4, [2, 2, 2])
+    assert (code, err, there) == (0, "", write_table(TABLE))
+    assert "points.json is in use" in out and "start it anew" in out
+    assert gone[0] == 0 and not (device.root / "points.json").exists()

@@ -32,7 +32,7 @@ def test_what_is_sent_is_all_of_the_sensors_in_an_order_that_imports(tmp_path):
         *(  # what a runner decides and sets by; not asked for
             f"edgekit.runner.power.{name}"
             for name in (
-                *("actuators", "ask", "belief", "caps", "feasible", "goal", "hull", "limits", "looks"),
+                *("actuators", "ask", "belief", "caps", "feasible", "goal", "hull", "levels", "limits", "looks"),
                 *("pace", "points", "policy", "powerd", "trace"),
             )
         ),

@@ -151,7 +151,7 @@ def test_a_damaged_table_is_an_error_of_ours(data):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "3", "{}", '{"edgekit_points": 2}', '{"edgekit_points": true}', "[" * 10_000]
+    "text", ["", "[]", "3", "{}", '{"edgekit_points": 1}', '{"edgekit_points": true}', "[" * 10_000]
 )
 def test_something_else_is_no_table(text):
     with pytest.raises(InputError):

@@ -346,3 +346,20 @@ def test_memory_does_not_grow_with_decisions():
 @pytest.mark.long
 def test_memory_does_not_grow_over_a_million_decisions():
     assert growth(1_000_000) < 4096
+
+
+@pytest.mark.parametrize(("four_ms", "chosen"), [(9.0, 0), (3.0, 1)])
+def test_in_a_hurry_on_a_crowded_machine_threads_must_be_worth_their_waiting_for_one_another(four_ms, chosen):
+    """One thread in 10 ms; four in 9 are not, in 3 they are. Alone on the machine the faster one is taken either way."""
+    rows = tuple(
+        PointCost(OperatingPoint("v", threads), round(ms * 1e3), 50_000, watts, 800_000, "measured", 10)
+        for threads, ms, watts in ((1, 10.0, 3_000_000), (4, four_ms, 9_000_000))
+    )
+    table = Table("b", "", "", 2_000_000, "measured", "m", rows)
+    for slow, expected in ((4.0, chosen), (1.0, 1)):
+        policy = Policy(parse_goal("max_accuracy(deadline=100ms)"), table, learns=False)
+        policy.belief._log_slow = math.log(slow)
+        policy.margin.z = 1e9  # nothing is safe any more
+        now = 0.1 - 1.05 * slow * 0.010
+
+        assert policy.choose(now, [0.1]) == expected

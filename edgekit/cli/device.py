@@ -83,6 +83,8 @@ def device_options(function: Callable[..., Any]) -> Callable[..., Any]:
 )
 @click.option("--unsigned", is_flag=True, help="Without a signature, to a device that has signers.")
 @click.option("--allow-volatile", is_flag=True, help="Deploy to a file system that may forget at a reboot.")
+@click.option("--power", is_flag=True, help="Also install edgekit-powerd there, which sets clocks as root; asks first.")
+@click.option("--yes", is_flag=True, help="Do not ask about --power.")
 @device_options
 def deploy_command(
     bundle: Path,
@@ -97,6 +99,8 @@ def deploy_command(
     sign: Path | None,
     unsigned: bool,
     allow_volatile: bool,
+    power: bool,
+    yes: bool,
     as_json: bool,
 ) -> None:
     """Put BUNDLE on DEVICE, let it answer its golden vectors there, switch to it on trial, confirm it.
@@ -114,6 +118,8 @@ def deploy_command(
     if sign is not None and unsigned:
         raise InputError("--sign and --unsigned say the opposite", hint="leave one of them out")
     found = read_bundle(bundle)
+    if power and not yes and not dry_run:
+        agree(f"{POWER}\nInstall it on {device}?", "--power asks before it installs what runs as root")
     with showing_progress(as_json) as progress:
 
         def sign_beside(statement: bytes) -> bytes:
@@ -135,6 +141,7 @@ def deploy_command(
             signed=None if unsigned or sign is not None else read_signed(statement_path(found)),
             sign=None if sign is None else sign_beside,
             unsigned=unsigned,
+            power=power,
             ask=lambda *key: ask_beside(progress, *key),
             progress=show_events() if as_json else lambda stage, *sent: progress(STAGES[stage], *sent),
         )
@@ -144,10 +151,18 @@ def deploy_command(
     sent = f"{done.files_sent} files, {size_text(done.bytes_sent)} (before compression)"
     if not done.changed:
         click.echo(f"{done.device}: release {done.release} is current already, nothing was sent")
+        if dry_run or done.power is not None:
+            show_facts([(f"would {step.stage}", step.what) for step in done.steps] if dry_run else _power(done.power))
         return
     if done.service_before is not None:
         click.echo(f"{done.device}: release {done.release} was current already and stays so")
-        show_facts([("service", SERVICES.get(done.service or "", done.service)), ("before", done.service_before)])
+        show_facts(
+            [
+                ("service", SERVICES.get(done.service or "", done.service)),
+                ("before", done.service_before),
+                *_power(done.power),
+            ]
+        )
         return
     facts: list[tuple[str, object]] = [("device", f"{done.device} ({done.system})")]
     facts += [("warning", done.warning)] if done.warning else []
@@ -161,7 +176,7 @@ def deploy_command(
     if found.manifest.limits:
         facts += [("limits", f"{limits_text(found.manifest.limits)}: {_kept(done.health)}")]
     facts += [("signed by", done.signed_by)] if done.signed_by else []
-    facts += [("confirmed by", f"the {done.confirmed_by}")]
+    facts += [("confirmed by", f"the {done.confirmed_by}"), *_power(done.power)]
     show_facts(facts)
 
 
@@ -186,6 +201,9 @@ def status_command(device: str, python: str, verify: bool, as_json: bool) -> int
         ("space", f"{size_text(found['used_bytes'])} used in {found['root']}, {free} free"),
     ]
     facts += [("service", f"kept running by {found['service']} units")] if found["service"] != "none" else []
+    if found["power"]["installed"]:
+        does = "runs" if found["power"]["active"] else "does NOT run: see journalctl -u edgekit-powerd there"
+        facts.append(("power helper", f"edgekit-powerd {does}"))
     if found["trial"] is not None:
         trial = found["trial"]
         facts.append(("on trial", f"{trial['release']}: the {trial['confirm']} decides within {trial['left_s']:.0f} s"))
@@ -248,20 +266,37 @@ def remove_command(device: str, python: str, yes: bool, as_json: bool) -> None:
     """Take everything of edgekit's off DEVICE."""
     from edgekit.deploy.address import parse_address
     from edgekit.deploy.install import remove
-    from edgekit.errors import InputError
 
     address = parse_address(device)
     if not yes:
-        if not sys.stdin.isatty():
-            raise InputError("remove asks before it deletes, and nobody is there to answer", hint="add --yes")
-        click.confirm(f"Remove all releases and runtimes from {address}?", abort=True)
+        agree(f"Remove all releases and runtimes from {address}?", "remove asks before it deletes")
     found = remove(address, python=python, ask=ask_host_key)
     if as_json:
         show_json(found)
     else:
         click.echo(f"{found['device']}: {found['removed']} is gone")
+        if found["left"]:
+            click.echo(f"edgekit: the power helper is still there\n  {found['left']}", err=True)
 
 
+def agree(question: str, why: str) -> None:
+    """Returns if a person at a terminal agrees; Abort if not, InputError where nobody is there to be asked."""
+    from edgekit.errors import InputError
+
+    if not sys.stdin.isatty():
+        raise InputError(f"{why}, and nobody is there to answer", hint="add --yes")
+    click.confirm(question, abort=True, err=True)
+
+
+def _power(changed: tuple[str, ...] | None) -> list[tuple[str, object]]:
+    return (
+        [] if changed is None else [("power helper", f"edgekit-powerd runs ({', '.join(changed) or 'it was there'})")]
+    )
+
+
+POWER = """edgekit-powerd is one file of the standard library that runs as root there, as a systemd service without network.
+It sets the highest clock of processors and devfreq devices to one of their own, and a Jetson's power mode, for this runner
+alone; everything is as before when the runner goes. edgekit remove takes it away."""
 SERVICES = {
     "system": "systemd keeps it running, it answers at /run/edgekit/edgekit.sock",
     "user": "the user's systemd keeps it running, it answers at ROOT/run/edgekit.sock",
@@ -277,6 +312,7 @@ STAGES = {
     "service": "changing what keeps it running",
     "trial": "switching to it on trial",
     "confirm": "confirming over a new connection",
+    "power": "installing the power helper",
 }
 
 

@@ -11,6 +11,7 @@ import click
 
 from edgekit.cli.device import DEVICE, DEVICE_HELP, ask_beside, ask_host_key, device_options
 from edgekit.cli.show import json_option, show_facts, show_json, show_table, showing_progress
+from edgekit.runner.power.points import COVERS
 
 
 @click.group("power", epilog="\b\nExample:\n  edgekit power show pi@raspberrypi.local")
@@ -83,9 +84,26 @@ def _show(device: str, board: str, found: Mapping[str, Any]) -> None:
 )
 @click.option("--threads", default="1,2,4", show_default=True, help="Numbers of threads.")
 @click.option("--variant", "variants", multiple=True, help="Only this variant; may be given again.")
+@click.option(
+    "--delegate",
+    "delegates",
+    multiple=True,
+    help="On this one (cpu, gpu:precision=f16, edgetpu:performance=Low, or =each for all levels); may be given again.",
+)
+@click.option(
+    "--meter",
+    type=click.Choice(COVERS),
+    default="board",
+    show_default=True,
+    help="What is measured; gpu: NVML's counter.",
+)
 @click.option("--clocks", default="", help="MHz to cap the processor at; needs edgekit-powerd there.")
 @click.option("--seconds", type=click.FloatRange(0.2, 20), default=3.0, show_default=True, help="For each point.")
-@click.option("--watts", metavar="IDLE,BUSY", help="What a board without a meter draws, idle and with all cores busy.")
+@click.option(
+    "--watts",
+    metavar="IDLE,BUSY[,UNIT]",
+    help="What a board without a meter draws, idle and with all cores busy; and what its accelerator does.",
+)
 @click.option("--target", help="Take those from a kind of board: edgekit targets.")
 @device_options
 def calibrate_command(
@@ -94,6 +112,8 @@ def calibrate_command(
     output: Path,
     threads: str,
     variants: tuple[str, ...],
+    delegates: tuple[str, ...],
+    meter: str,
     clocks: str,
     seconds: float,
     watts: str | None,
@@ -114,13 +134,13 @@ def calibrate_command(
     from edgekit.deploy.points import open_points
     from edgekit.errors import InputError
     from edgekit.power.calibration import as_json as table_json
-    from edgekit.power.calibration import calibrate, points_of, table_facts
+    from edgekit.power.calibration import calibrate, points_of, said_watts, table_facts
 
     found = read_bundle(bundle)
     local = hashlib.sha256((bundle / "manifest.json").read_bytes()).hexdigest()
     points = points_of(
         found.manifest, _numbers(threads, "--threads"), variants=variants,
-        clocks=[1000 * mhz for mhz in _numbers(clocks, "--clocks")] if clocks else (),
+        clocks=[1000 * mhz for mhz in _numbers(clocks, "--clocks")] if clocks else (), delegates=delegates,
     )  # fmt: skip
     with showing_progress(as_json) as progress:
         asked = open_points(parse_address(device), python=python, ask=lambda *key: ask_beside(progress, *key))
@@ -136,7 +156,8 @@ def calibrate_command(
                 board=remote.board,
                 digest=local,
                 seconds=seconds,
-                watts=_watts(watts, target),
+                watts=said_watts(watts, target),
+                meter=meter,
                 progress=lambda done, total, what: progress(what, done, total),
                 made_at=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
             )
@@ -145,8 +166,46 @@ def calibrate_command(
         return
     idle = f"{table.idle_uw / 1e6:.3f} W, {table.idle_provenance} ({table.meter})"
     show_facts([("table", output), ("board", table.board), ("idle", idle)])
-    columns = ("variant", "threads", "MHz", "ms", "spread", "W", "J above idle", "accuracy", "power is")
-    show_table(columns, table_facts(table), right=columns[1:8])
+    columns = ("variant", "threads", "MHz", "on", "ms", "spread", "W", "J above idle", "accuracy", "power is")
+    show_table(columns, table_facts(table), right=(*columns[1:3], *columns[4:9]))
+
+
+@power_command.command(
+    "use",
+    epilog=DEVICE_HELP + "\n\b\nExamples:\n  edgekit power use pi@raspberrypi.local points.json\n"
+    "  edgekit power use pi@raspberrypi.local --none",
+)
+@DEVICE
+@click.argument("table", type=click.Path(path_type=Path), required=False)
+@click.option("--none", "no_table", is_flag=True, help="Take the table away: the goal is not kept any more.")
+@device_options
+def use_command(device: str, table: Path | None, no_table: bool, python: str, as_json: bool) -> None:
+    """Let DEVICE's server keep its bundle's goal, by the TABLE that calibrate wrote; the server is started anew.
+
+    The bundle names the goal (edgekit convert --goal). A table of another bundle, or of which the goal is impossible, is
+    left alone by the server, which says so in its log.
+    """
+    from edgekit.deploy.address import parse_address
+    from edgekit.deploy.points import use_points
+    from edgekit.errors import InputError
+    from edgekit.runner.power.points import read_table
+
+    if (table is None) != no_table:
+        raise InputError("which table?", hint="edgekit power use DEVICE points.json, or DEVICE --none")
+    try:
+        text = None if table is None else table.read_text("utf-8")
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {table}: {error}", hint="edgekit power calibrate writes one") from None
+    if text is not None:
+        read_table(text)
+    found = use_points(parse_address(device), text, python=python, ask=ask_host_key)
+    if as_json:
+        show_json(found)
+        return
+    done = "is gone" if no_table else "is in use"
+    click.echo(f"{found['device']}: {found['place']} {done}")
+    if found["service"] == "none":
+        click.echo("nothing keeps a server running there: start it anew with ROOT/current/run serve")
 
 
 @power_command.command(
@@ -234,25 +293,3 @@ def _numbers(text: str, option: str) -> list[int]:
     if not all(word.isascii() and word.isdecimal() and 0 < int(word) < 100_000 for word in words):
         raise InputError(f"{option} {text!r} is no list of whole numbers", hint=f"{option} 1,2,4")
     return sorted({int(word) for word in words})
-
-
-def _watts(text: str | None, target: str | None) -> Any:
-    from edgekit.errors import InputError
-    from edgekit.power.calibration import Watts
-    from edgekit.target import load_target
-
-    if text is not None:
-        try:
-            idle, busy = (round(float(word) * 1e6) for word in text.split(","))
-        except (ValueError, OverflowError):
-            idle = busy = 0
-        if not 0 < idle < busy < 10**10:
-            raise InputError(f"--watts {text!r} is not IDLE,BUSY", hint="--watts 2.8,9.7")
-        cores = (load_target(target).cores if target else None) or 4
-        return Watts(idle, busy, cores, "said with --watts")
-    if target is None:
-        return None
-    kind = load_target(target)
-    if kind.idle_mw is None or kind.busy_mw is None:
-        raise InputError(f"we have no figures of what {target} draws", hint="say them: --watts IDLE,BUSY")
-    return Watts(kind.idle_mw * 1000, kind.busy_mw * 1000, kind.cores or 4, f"target {target}")

@@ -20,9 +20,12 @@ from edgekit.deploy.disk import (
     OUR_FAULT,
     Refused,
     checked,
+    delete,
     explain,
+    write_durably,
 )
 from edgekit.deploy.health import check_in_use
+from edgekit.deploy.helper import change_helper, helper_state, remaining_helper, why_no_helper
 from edgekit.deploy.intake import Intake
 from edgekit.deploy.journal import read_journal
 from edgekit.deploy.look import look, outcome, status, verify
@@ -30,6 +33,7 @@ from edgekit.deploy.recorded import list_recorded, read_recorded
 from edgekit.deploy.service import Service, find_service, read_log
 from edgekit.deploy.signers import change_signers, list_signers
 from edgekit.deploy.signing import kept_signature
+from edgekit.deploy.store import POINTS
 
 IDLE_S = 600  # for which nothing comes: the workstation is gone, and nobody told us
 packed = b""  # the agent as it was sent, and [name, code] of each of its parts; set by who loads it
@@ -97,7 +101,7 @@ class Agent(Intake):
         if operation not in CHANGES:
             raise Refused("DeviceError", f"the agent does not know {operation!r}", OUR_FAULT)
         if operation == "remove" and not os.path.isdir(self.store.root):
-            return {"removed": self.store.root}
+            return {"removed": self.store.root, "left": ""}
         if operation in ("rollback", "adopt") and not os.path.isdir(self.store.root):
             message = "nothing is installed there, so there is no previous release either"
             raise Refused("NotInstalled", message, "edgekit deploy BUNDLE DEVICE")
@@ -172,10 +176,28 @@ class Agent(Intake):
         unsigned = request.get("unsigned") is True
         return change_signers(self.store.root, request["text"], request["signature"], unsigned=unsigned)
 
+    def use_points(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The table of operating points that the runner keeps its bundle's goal by; the runner is started anew."""
+        place = self.store.path(POINTS)
+        if request["text"] is None:
+            delete(place)
+        else:
+            write_durably(place, str(request["text"]).encode())
+        service = self.trials.service()
+        service.restart()
+        return {"place": place, "service": service.kind}
+
+    def install_helper(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The power helper of the release that is good is installed, and runs: who asks says that a person agreed."""
+        if look(self.trials).is_trial:
+            raise Refused("DeviceRefused", "a release is on trial", "confirm it first")
+        return {"changed": change_helper(self.store.root, self.store.keep_agent(as_file(packed)), "install")}
+
     def remove(self, request: dict[str, Any]) -> dict[str, Any]:
+        left = remaining_helper(self.store.root, lambda: self.store.keep_agent(as_file(packed)))
         find_service(self.store.root, "auto").remove()
         self.store.remove()
-        return {"removed": self.store.root}
+        return {"removed": self.store.root, "left": left}
 
     def tidy(self) -> None:
         """After a failed request: nothing half-made stays, and nothing that no release needs."""
@@ -188,7 +210,8 @@ class Agent(Intake):
 Answers = Mapping[str, Callable[[Agent, dict[str, Any]], "dict[str, Any] | None"]]
 
 LOOKS: Answers = {
-    "status": lambda agent, request: status(agent.trials),
+    "status": lambda agent, request: dict(status(agent.trials), power=helper_state(agent.store.root)),
+    "helper possible": lambda agent, request: {"why_not": why_no_helper(agent.store.root)},
     "verify": lambda agent, request: {"damaged": verify(agent.trials)},
     "outcome": lambda agent, request: outcome(agent.trials, request["id"]),
     "missing": Agent.missing,
@@ -208,6 +231,8 @@ CHANGES: Answers = {
     "rollback": Agent.rollback,
     "adopt": Agent.adopt,
     "change signers": Agent.change_signers,
+    "helper": Agent.install_helper,
+    "points": Agent.use_points,
     "remove": Agent.remove,
 }
 LAST = ("service", "rollback", "adopt", "change signers", "remove")  # of a session, as a rule

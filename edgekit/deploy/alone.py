@@ -5,6 +5,7 @@
     python3 -I ROOT/agent/current.py failed             what was started does not stay up: a trial is given up
     python3 -I ROOT/agent/current.py confirm RELEASE    the trial went well
     python3 -I ROOT/agent/current.py status             the journal, as JSON
+    python3 -I ROOT/agent/current.py power install      as root: edgekit-powerd of the release in use; `power remove`
 
 Sent together with the agent; standard library only, Python >= 3.9.
 """
@@ -20,6 +21,7 @@ from collections.abc import Sequence
 from edgekit.deploy.disk import Refused, explain
 from edgekit.deploy.guard import wait
 from edgekit.deploy.health import check_in_use
+from edgekit.deploy.helper import install_helper, remove_helper
 from edgekit.deploy.journal import read_journal
 from edgekit.deploy.store import Store
 from edgekit.deploy.trial import Trials
@@ -65,6 +67,9 @@ def _act(trials: Trials, store: Store, arguments: list[str]) -> int:
     elif arguments == ["failed"]:
         store.lock(BUSY_S)
         trials.give_up()
+    elif arguments in (["power", "install"], ["power", "remove"]):
+        done = install_helper(store.root) if arguments[1] == "install" else remove_helper(store.root)
+        print("\n".join([*done, ""]), end="")
     elif len(arguments) == 2 and arguments[0] == "confirm":
         store.lock(BUSY_S)
         trials.confirm(arguments[1])

@@ -22,11 +22,12 @@ from edgekit.deploy.runtime import build_runtime
 from edgekit.deploy.session import Session, open_session, refuse_host_key
 from edgekit.deploy.sign import Signed, Signer
 from edgekit.deploy.transport import AskHostKey
-from edgekit.errors import DeviceUnsupported, InputError
+from edgekit.errors import DeviceRefused, DeviceUnsupported, InputError
 from edgekit.platforms import choose_runtime
 
 Progress = Callable[[str, int, int], None]  # stage, bytes done, bytes in all (0: not counted in bytes)
 
+HELPER = Step("power", "install edgekit-powerd, a service that runs as root: it sets clock caps, and takes them back")
 WINDOW_S = 120.0  # for which a release is on trial unless somebody says otherwise
 
 
@@ -54,6 +55,7 @@ class Deployment:
     signed_by: str | None  # name and fingerprint; None: unsigned, or the device does not ask for it
     health: Mapping[str, Any] | None  # what its server said of itself on trial; None without a service
     warning: str  # what a person should know of the device; "" if nothing
+    power: tuple[str, ...] | None  # what installing the power helper changed; None: nobody asked for it
 
 
 def deploy(
@@ -71,6 +73,7 @@ def deploy(
     signed: Signed | None = None,
     sign: Signer | None = None,
     unsigned: bool = False,
+    power: bool = False,
     ask: AskHostKey = refuse_host_key,
     progress: Progress = lambda stage, done, total: None,
 ) -> Deployment:
@@ -81,6 +84,7 @@ def deploy(
     again, whether we are there or not. Any EdgekitError means that it is so, or will be by the end of the window.
     `verify` first hashes everything on the device and sends again what is damaged. `volatile` allows a device that may
     forget everything when it is switched off, as one in this machine (Local) always may.
+    `power` also installs edgekit-powerd there, which runs as root: only for who was asked.
     A device that has signers wants what `sign` signs now, or `signed` before, or to be told `unsigned`.
     """
     wish = Wish(
@@ -96,22 +100,33 @@ def deploy(
         signed=signed,
         sign=sign,
         unsigned=unsigned,
+        power=power,
     )
     verify_bundle(bundle)
     progress("connect", 0, 0)
     address = resolved(address)
     with open_session(address, python=python, ask=ask) as session:
         _check_fits(bundle, session.hello, address)
+        if power and (reason := session.request("helper possible")["why_not"]):
+            hint = "leave --power out: variants and threads need no right"
+            raise DeviceRefused(f"{address}: no power helper: {reason}", hint=hint)
         plan = _plan(session, bundle, wish, progress)
         result = _planned(session.hello, address, bundle, plan, wish)
         if dry_run or plan.is_done:
-            return _keep_running(session, plan, wish, result, progress)
-        result = _bring(session, plan, wish, result, progress)
-    ends = time.monotonic() + window_s
-    settle = confirm_release if confirm == "workstation" else await_device
-    progress("confirm", 0, 0)
-    previous = settle(address, plan.release.id, ends, python=python, ask=ask)
-    return replace(result, previous=previous, confirmed_by=confirm)
+            result = _keep_running(session, plan, wish, result, progress)
+        else:
+            result = _bring(session, plan, wish, result, progress)
+    if not dry_run and not plan.is_done:
+        ends = time.monotonic() + window_s
+        settle = confirm_release if confirm == "workstation" else await_device
+        progress("confirm", 0, 0)
+        previous = settle(address, plan.release.id, ends, python=python, ask=ask)
+        result = replace(result, previous=previous, confirmed_by=confirm)
+    if power and not dry_run:
+        progress("power", 0, 0)
+        with open_session(address, python=python, ask=ask) as session:
+            result = replace(result, power=tuple(session.request("helper")["changed"]))
+    return result
 
 
 @dataclass(frozen=True)
@@ -130,6 +145,7 @@ class Wish:
     signed: Signed | None
     sign: Signer | None
     unsigned: bool
+    power: bool
 
 
 def _plan(session: Session, bundle: Bundle, wish: Wish, progress: Progress) -> Plan:
@@ -167,7 +183,10 @@ def _planned(hello: Hello, address: Address, bundle: Bundle, plan: Plan, wish: W
         previous=hello.good if wish.dry_run else hello.previous,
         changed=not plan.is_done or service_changes(plan, hello, wish.service),
         dry_run=wish.dry_run,
-        steps=list_steps(plan, hello, wish.window_s, wish.confirm, wish.service, bundle.manifest.limits),
+        steps=(
+            *list_steps(plan, hello, wish.window_s, wish.confirm, wish.service, bundle.manifest.limits),
+            *([HELPER] if wish.power else []),
+        ),
         files_sent=len(plan.missing),
         bytes_sent=plan.bytes_to_send,
         service=None,
@@ -177,6 +196,7 @@ def _planned(hello: Hello, address: Address, bundle: Bundle, plan: Plan, wish: W
         signed_by=None,
         health=None,
         warning=plan.warning,
+        power=None,
     )
 
 

@@ -20,6 +20,7 @@ AGENT = (  # in the order in which they import one another
     "units",
     "systemd",
     "service",
+    "helper",
     "vectors",
     "golden",
     "health",

@@ -34,6 +34,7 @@ _CHANGES = (
     "rollback",
     "adopt",
     "remove",
+    "helper",
 )  # after these, a lost answer leaves open what happened
 
 

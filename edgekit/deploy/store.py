@@ -47,6 +47,7 @@ from edgekit.deploy.journal import NAME as JOURNAL
 from edgekit.deploy.journal import Journal, write_journal
 from edgekit.deploy.tree import build_tree, linked_folders, mend_tree, sync_blobs, take_blob
 
+POINTS = "points.json"  # in ROOT: what operating points cost there; no release has it
 RESERVE = 16 << 20  # bytes left free on the disk, so that logs and the system go on
 RESERVED_FILES = 64  # as many more can still be made
 
@@ -230,7 +231,7 @@ class Store(Folder):
             write_journal(self.root, Journal())  # from now on nothing here is good
         self.use(None)
         ours: tuple[str, ...] = ("releases", "runtimes", "incoming", "blobs", "samples", "cache", "agent")
-        ours += ("previous", "run", "allowed_signers", "revoked_keys")
+        ours += ("previous", "run", "allowed_signers", "revoked_keys", POINTS)
         for name in (*ours, ".tmp-current", ".tmp-" + JOURNAL):
             delete(self.path(name))
         sync(self.root)

@@ -11,6 +11,7 @@ from edgekit.doctor.text import cited, whole
 
 UNDER_VOLTAGE, THROTTLED = 0x1, 0xE  # bits of get_throttled: now; 16 bits higher: since boot
 WORDS = {1: "the clock is capped", 2: "throttled", 3: "at the soft temperature limit"}
+POWER_SOCKET = "/run/edgekit-powerd/powerd.sock"
 FIXED_LOW = "powersave"
 DYNAMIC = ("schedutil", "ondemand", "conservative", "interactive")
 FIRMWARE_MC = 80000  # where a Raspberry Pi's firmware begins to throttle: the kernel has no passive trip point there
@@ -266,6 +267,26 @@ def jetson_power_mode(board: Snapshot) -> Iterator[Found]:
         )
 
 
+@check(
+    "power-helper",
+    "warning",
+    "The power helper runs where it is installed",
+    reason="Without edgekit-powerd a runner under a goal of power chooses variants and threads, and the clock is the governor's.",
+    source="edgekit deploy --power",
+)
+def power_helper(board: Snapshot) -> Iterator[Found]:
+    unit = "/etc/systemd/system/edgekit-powerd.service"
+    installed = board.text(unit)
+    if installed and not board.named(POWER_SOCKET):
+        owner = re.search(r"^X-EdgekitRoot=(.+)$", installed, re.MULTILINE)
+        yield Found(
+            f"edgekit-powerd is installed{f' for {cited(owner[1])}' if owner else ''}, and does not listen",
+            (Evidence(POWER_SOCKET, "not there"),),
+            (as_root(board, "systemctl", "restart", "edgekit-powerd.service"),),
+            by_hand="journalctl -u edgekit-powerd tells why",
+        )
+
+
 CHECKS = (
     under_voltage,
     throttled,
@@ -276,4 +297,5 @@ CHECKS = (
     cores_offline,
     jetson_over_current,
     jetson_power_mode,
+    power_helper,
 )

@@ -11,6 +11,7 @@ FILES = (
     "/etc/dphys-swapfile",
     "/etc/ssh/sshd_config",
     "/etc/ssh/sshd_config.d/*.conf",
+    "/etc/systemd/system/edgekit-powerd.service",
     "/etc/vulkan/icd.d/*.json",
     "/usr/share/vulkan/icd.d/*.json",
     "/proc/1/comm",
@@ -62,6 +63,7 @@ BINARY = ("/proc/device-tree/chosen/power/*",)
 
 # what is there, by name alone
 NAMES = (
+    "/run/edgekit-powerd/powerd.sock",
     "/.dockerenv",
     "/boot/firmware/cmdline.txt",
     "/run/.containerenv",

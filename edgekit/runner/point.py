@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import statistics
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgekit.bundle import read_bundle
 from edgekit.runner.check import golden_inputs, read_golden
-from edgekit.runner.model import load
 from edgekit.runner.power.actuators import OperatingPoint, on_cpus
 from edgekit.runner.power.board import Board, main_meter
 from edgekit.runner.power.energy import Energies
 from edgekit.runner.power.thermal import hottest_mc
+from edgekit.runner.variants import is_fake, open_point
 
 LOOK_S = 0.2
 WARM_S = 0.5  # caches, clocks and lazily prepared weights
@@ -22,7 +22,7 @@ QUARTILES = 1.349  # standard deviations apart in a Gaussian: what else ran now 
 
 @dataclass(frozen=True)
 class Measured:
-    """What one point took. Power is of the machine, None where nothing measures all of it."""
+    """What one point took. Power is of what the meter was to cover, None where nothing measures all of it."""
 
     latency_us: int  # median
     spread_ppm: int  # relative standard deviation, from the quartiles
@@ -31,19 +31,20 @@ class Measured:
     provenance: str  # of power: measured, estimated or absent
     meter: str
     celsius_mc: int | None  # the hottest sensor afterwards
+    fake: bool  # it ran on a delegate made for tests, or on a program that plays a GPU: its time means nothing
 
 
-def idle_power(seconds: float, *, board: Board | None = None) -> Measured:
-    """The machine at rest, with nothing of ours running but the look at its sensors."""
-    return _watched(board or Board(), seconds, None)
+def idle_power(seconds: float, *, board: Board | None = None, covers: str = "board") -> Measured:
+    """The machine at rest, with nothing of ours running but the look at its sensors. `covers`: which meter, board or gpu."""
+    return _watched(board or Board(), seconds, None, covers)
 
 
 def measure_point(
-    release: Path | str, point: OperatingPoint, seconds: float, *, board: Board | None = None
+    release: Path | str, point: OperatingPoint, seconds: float, *, board: Board | None = None, covers: str = "board"
 ) -> Measured:
-    """Inference after inference of the golden inputs for so long."""
+    """Inference after inference of the golden inputs for so long. Raises DelegateUnavailable if its delegate does not serve."""
     with on_cpus(point.cpus):
-        model = load(release, variant=point.variant, threads=point.threads)
+        model = open_point(release, point)
         samples = golden_inputs(model, read_golden(read_bundle(release)))
         until, count = time.perf_counter() + WARM_S, 0
         while time.perf_counter() < until:
@@ -53,10 +54,11 @@ def measure_point(
         def work(number: int) -> None:
             model(samples[number % len(samples)])
 
-        return _watched(board or Board(), seconds, work)
+        found = _watched(board or Board(), seconds, work, covers)
+        return replace(found, fake=is_fake(model))
 
 
-def _watched(board: Board, seconds: float, work: object) -> Measured:
+def _watched(board: Board, seconds: float, work: object, covers: str) -> Measured:
     energies = Energies(round(LOOK_S * 1000))
     taken: list[float] = []
     began = time.perf_counter()
@@ -76,10 +78,10 @@ def _watched(board: Board, seconds: float, work: object) -> Measured:
             taken.append(time.perf_counter() - started)
         else:
             time.sleep(LOOK_S / 4)
-    meter = main_meter(readings)
+    meter = main_meter([reading for reading in readings if reading.covers == covers])
     found = None
-    if meter is not None and meter.covers == "board":
-        found = next((e for e in energies.results() if (e.name, e.covers) == (meter.name, "board")), None)
+    if meter is not None:
+        found = next((e for e in energies.results() if (e.name, e.covers) == (meter.name, covers)), None)
     typical = statistics.median(taken) if taken else 0.0
     low, _, high = statistics.quantiles(taken, n=4) if len(taken) > 3 else (typical, typical, typical)
     spread = (high - low) / QUARTILES / typical if taken else 0.0
@@ -92,4 +94,5 @@ def _watched(board: Board, seconds: float, work: object) -> Measured:
         "absent" if found is None or power is None else found.provenance,
         "" if meter is None or power is None else meter.name,
         hottest_mc(readings),
+        False,
     )

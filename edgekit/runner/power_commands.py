@@ -61,10 +61,15 @@ def rehearse(options: Any) -> None:
         print(json.dumps(asdict(found)))
         return
     missed = 100 * found.missed / max(found.inferences, 1)
-    print(f"{found.inferences} inferences, {found.missed} missed ({missed:.3f} %), goal {found.goal}")
+    print(
+        f"{found.inferences} inferences, {found.missed} missed ({missed:.3f} %, {found.left_out} left out), goal {found.goal}"
+    )
     if found.accuracy is not None:
         print(f"accuracy {found.accuracy:.3f} % on average, by what the manifest says of its variants")
-        print(f"median {found.median_ms:g} ms, p99 {found.p99_ms:g} ms (measured)")
+        if found.fake:
+            print("FAKE: a delegate made for tests answered, so that no time of it means anything")
+        else:
+            print(f"median {found.median_ms:g} ms, p99 {found.p99_ms:g} ms (measured)")
         print(f"{found.energy_j:g} J above idle ({found.energy_provenance})")
         print(f"one decision {found.decision_us:g} us, p99 {found.decision_p99_us:g} us (measured)")
     for name, count in found.points.items():
@@ -72,11 +77,15 @@ def rehearse(options: Any) -> None:
 
 
 def point_options(parser: argparse.ArgumentParser) -> None:
+    from edgekit.runner.power.points import COVERS
+
     parser.add_argument("release")
     parser.add_argument("--variant", help="which variant; without it the machine is watched while it idles")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--clock-khz", type=int, help="through edgekit-powerd")
+    parser.add_argument("--delegate", default="", help="on this one and no other; default: the bundle's list")
+    parser.add_argument("--meter", choices=COVERS, default="board", help="what is to be measured (default board)")
 
 
 def point(options: Any) -> None:
@@ -91,10 +100,12 @@ def point(options: Any) -> None:
             caps = stack.enter_context(closing(Caps()))
             caps.cap_cpus(options.clock_khz)
         if options.variant is None:
-            found = idle_power(options.seconds)
+            found = idle_power(options.seconds, covers=options.meter)
         else:
-            chosen = OperatingPoint(options.variant, options.threads, clock_khz=options.clock_khz)
-            found = measure_point(options.release, chosen, options.seconds)
+            chosen = OperatingPoint(
+                options.variant, options.threads, clock_khz=options.clock_khz, delegate=options.delegate
+            )
+            found = measure_point(options.release, chosen, options.seconds, covers=options.meter)
     print(json.dumps(asdict(found)))
 
 
@@ -104,15 +115,16 @@ def powerd_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("release", nargs="?", help="not needed; what `run powerd` gives")
     parser.add_argument("--socket", default=SOCKET, metavar="PATH", help=f"where to listen (default {SOCKET})")
     parser.add_argument("--group", help="who may connect beside root (default: nobody)")
+    parser.add_argument("--user", help="who may connect beside root")
 
 
 def powerd(options: Any) -> None:
     from edgekit.runner.power.powerd import main
 
     try:
-        main(options.socket, options.group)
-    except KeyError:
-        raise InputError(f"no group {options.group!r} on this machine", hint="groupadd --system edgekit") from None
+        main(options.socket, options.group, user=options.user)
+    except KeyError as error:
+        raise InputError(f"not on this machine: {error.args[0]}", hint="groupadd --system edgekit") from None
     except OSError as error:
         raise InputError(f"cannot listen at {options.socket}: {error.strerror}", hint="run it as root") from None
 

@@ -41,7 +41,7 @@ def measure(options):
         )
     manifest = read_bundle(options.bundle).manifest
 
-    def ask(seconds, variant=None, threads=None, clock_khz=None):
+    def ask(seconds, variant=None, threads=None, **more):
         found = (
             idle_power(0)
             if variant is None
@@ -83,9 +83,11 @@ def measure(options):
         decision = (
             f", decision {runs[0].decision_us:g} us, p99 {runs[0].decision_p99_us:g} us" if name == "edgekit" else ""
         )
-        print(
-            f"  {name}: missed {missed:.2f} %, accuracy {mean:.3f}, {energy:.3f} mJ each ({runs[0].energy_provenance}){decision}"
-        )
+        left_out = sum(run.left_out for run in runs)
+        late = sum(run.missed for run in runs) - left_out
+        why = f"{left_out} left out, as nobody ran in time, {late} late"
+        energy_text = f"{energy:.3f} mJ each ({runs[0].energy_provenance})"
+        print(f"  {name}: missed {missed:.2f} % ({why}), accuracy {mean:.3f}, {energy_text}{decision}")
         print(f"    {runs[-1].points}")
     ours = found.pop("edgekit")
     each = {

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, BinaryIO
 
 LONGEST_S = 120.0  # of one measurement, with loading the model
-WORDS = ("variant", "threads", "seconds", "clock_khz")
+WORDS = ("variant", "threads", "seconds", "clock_khz", "delegate", "meter")
 
 
 def serve(
@@ -35,7 +35,7 @@ def _answer(release: str, request: dict[str, Any], stream: BinaryIO) -> dict[str
     command = ["/bin/sh", os.path.join(release, "run"), "point"]
     for word in WORDS:
         if request.get(word) is not None:
-            command += ["--" + word.replace("_", "-"), str(request[word])]
+            command.append(f"--{word.replace('_', '-')}={request[word]}")
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
     with subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, cwd=release

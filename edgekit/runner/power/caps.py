@@ -25,7 +25,7 @@ class Caps:
             self._socket.close()
             raise DeviceRefused(
                 f"no power helper at {path}: {error.strerror or error}",
-                hint="without root variants and threads are chosen; for clocks too: sudo ROOT/current/run powerd --group GROUP",
+                hint="without root variants and threads are chosen; for clocks too: edgekit deploy BUNDLE DEVICE --power",
             ) from None
         self._stream = self._socket.makefile("rb")
         found = self._ask(op="list")

@@ -17,13 +17,13 @@ EVERY_MS = 1000
 class Looks:
     """One look at a time; a sensor that does not answer is told as such, and time that nobody measured adds nothing."""
 
-    def __init__(self, board: Board) -> None:
-        self._board = board
+    def __init__(self, board: Board, *, covers: str = "board") -> None:
+        self._board, self._covers = board, covers
         self._energies = Energies(EVERY_MS)
         self._counted_uj = self._covered_ms = 0
         self._has_gauge = False
         self.at_s = 0.0
-        self.used_j: float | None = None  # of the machine, since the first look; None: no meter of all of it
+        self.used_j: float | None = None  # of what `covers` says, since the first look; None: no meter of all of it
         self.hottest_c: float | None = None  # so far
 
     @property
@@ -46,10 +46,12 @@ class Looks:
         """One look, told to the policy and to the trace."""
         readings = self._board.look()
         self._energies.add(readings, self._board.clock())
-        meter = main_meter(readings)
+        # a meter of something else says nothing about what the table counts
+        meter = main_meter([reading for reading in readings if reading.covers == self._covers])
         energy_j, seconds = None, max(now_s - self.at_s, 0.0)
-        if meter is not None and meter.covers == "board":  # a part of the machine says nothing about its budget
-            counted = next((e for e in self._energies.results() if (e.name, e.covers) == (meter.name, "board")), None)
+        if meter is not None:
+            found = self._energies.results()
+            counted = next((e for e in found if (e.name, e.covers) == (meter.name, self._covers)), None)
             if counted is not None and counted.energy_uj is not None:
                 covered = counted.covered_ms - self._covered_ms
                 if covered >= 0.8 * seconds * 1000 > 0:

@@ -17,22 +17,24 @@ if TYPE_CHECKING:
 else:
     from edgekit.values import dataclass
 
-FORMAT = 1
+FORMAT = 2
 MOST_POINTS = 1000
+COVERS = ("board", "gpu")  # what a meter may measure
 AGAIN = "calibrate again: edgekit power calibrate BUNDLE DEVICE"
 
 
 @dataclass(frozen=True)
 class PointCost:
-    """One operating point: latency of an answer, what the whole machine draws meanwhile, and the variant's accuracy."""
+    """One operating point: latency of an answer, what is drawn meanwhile (Table.covers), and the variant's accuracy."""
 
     point: OperatingPoint
     latency_us: int
     spread_ppm: int  # relative standard deviation of latency, parts per million
-    power_uw: int  # of the machine while it works
+    power_uw: int  # while it works
     accuracy_ppm: int  # of the variant, parts per million; from the manifest
     provenance: str  # of power: measured or estimated. Latency is always measured on the board
     runs: int  # inferences that were timed
+    fake: bool = False  # a delegate made for tests, or a GPU that is a program: its time means nothing
 
     @property
     def latency_s(self) -> float:
@@ -68,6 +70,7 @@ class Table:
     meter: str  # the sensor, or how it was estimated
     rows: tuple[PointCost, ...]
     heat: Heat | None = None
+    covers: str = "board"  # what the meter measures: the whole board, or the gpu alone
 
     def energy_j(self, index: int) -> float:
         """J above idle of one answer at that point."""
@@ -110,10 +113,16 @@ def _table(fields: dict[str, Any]) -> Table:
     table = Table(
         rows=tuple(_row(dict(row)) for row in rows),
         heat=None if heat is None else Heat(**_checked(dict(heat), {"provenance": str})),
-        **_checked(fields, dict.fromkeys(("board", "bundle", "made_at", "idle_provenance", "meter"), str), {"idle_uw"}),
+        **_checked(
+            fields,
+            dict.fromkeys(("board", "bundle", "made_at", "idle_provenance", "meter", "covers"), str),
+            {"idle_uw"},
+        ),
     )
     if table.idle_provenance not in (MEASURED, ESTIMATED):
         raise ValueError("idle_provenance")
+    if table.covers not in COVERS:
+        raise ValueError("covers")
     if len({row.point for row in table.rows}) != len(table.rows):
         raise ValueError("a point is there twice")
     return table
@@ -123,14 +132,18 @@ def _row(fields: dict[str, Any]) -> PointCost:
     point = dict(fields.pop("point"))
     cpus = point.pop("cpus")
     clock = point.pop("clock_khz")
+    fake = fields.pop("fake")
     if not isinstance(cpus, list) or not all(type(cpu) is int and 0 <= cpu < 4096 for cpu in cpus):
         raise ValueError("cpus")
     if clock is not None and type(clock) is not int:
         raise ValueError("clock_khz")
-    checked = _checked(point, {"variant": str, "level": str})
+    if type(fake) is not bool:
+        raise ValueError("fake")
+    checked = _checked(point, {"variant": str, "delegate": str})
     zero = {"spread_ppm", "power_uw", "runs", "accuracy_ppm"}
     row = PointCost(
         point=OperatingPoint(cpus=tuple(cpus), clock_khz=clock, **checked),
+        fake=fake,
         **_checked(fields, {"provenance": str}, zero),
     )
     if row.provenance not in (MEASURED, ESTIMATED) or row.accuracy_ppm > 1_000_000:

@@ -39,6 +39,7 @@ REFRESH = 20  # answers after which the candidates are chosen anew
 METER_S = 1.0  # the meter is believed over at least so long
 USUAL = 0.001  # of each answer in the slowdown that the price takes for granted
 RESERVE = 2.5  # of the cheapest answer stays in a bucket, so that the next one is not left out
+CROWDED = 1.5  # times slower than the table: something else runs
 MOST_MARGIN = 2.0  # times the latency, whatever the margin says: with such noise nothing is safe
 FREE = 1e6  # J per point: accuracy at any price
 BUCKET_S = 0.5  # within which a bucket is brought back to half full
@@ -86,22 +87,33 @@ class Policy:
         self._hull: list[tuple[float, float]] = []
         self._fastest = self._least = 0.0
         self._cheapest = 0
-        self._refresh()
-        fits = [row.latency_s <= goal.deadline_s for row in table.rows]
-        energies = [e for e, fit in zip(self.belief.energy, fits) if fit] or self.belief.energy
-        gains = [a for a, fit in zip(self._accuracy, fits) if fit] or self._accuracy
-        self._bucket, self._window_w = window_bucket(goal, self.idle_w, min(energies), now_s)
-        self._heat, self._heat_bucket = heat_guard(goal, table, self.idle_w, now_s)
         self._first_price = FREE
-        if goal.accuracy is not None:
-            # cheapest point at all wins if any accuracy will do: the price must still move both ways from there
-            price = least_energy(lower_hull(energies, gains), energies, gains, goal.accuracy)[1]
-            self._first_price = price or 1e-6
+        fits = self.restrict(range(len(table.rows)))
+        self._bucket, self._window_w = window_bucket(goal, self.idle_w, min(self.belief.energy[i] for i in fits), now_s)
+        self._heat, self._heat_bucket = heat_guard(goal, table, self.idle_w, now_s)
 
     @property
     def mean_accuracy(self) -> float | None:
         """Points, of all answers so far; None before the first one."""
         return self._won / self._answers if self._answers else None
+
+    @property
+    def rate_hz(self) -> float:
+        """How many inferences come a second, on average or now if that is more; 0 if nobody knows."""
+        return max(self._arrivals.mean_rate, self._arrivals.rate_now(self._now))
+
+    def restrict(self, rows: Sequence[int]) -> list[int]:
+        """From now on one of these rows of the table; which of them can be in time at all. All else that was learned stays."""
+        self._rows = rows
+        fits = [i for i in rows if self.table.rows[i].latency_s <= self.goal.deadline_s] or list(rows)
+        if self.goal.accuracy is not None:
+            energies, gains = [self.belief.energy[i] for i in fits], [self._accuracy[i] for i in fits]
+            # the cheapest point at all wins if any accuracy will do: the price must still move both ways from there
+            self._first_price = (
+                least_energy(lower_hull(energies, gains), energies, gains, self.goal.accuracy)[1] or 1e-6
+            )
+        self._refresh()
+        return fits
 
     def arrived(self, now_s: float) -> None:
         """An inference came."""
@@ -142,9 +154,10 @@ class Policy:
                 late, late_score = index, score
         if best < 0:
             best = self._hurried(late, spendable + reserve, slow, deadlines[0] - now_s)
-        if best >= 0:
-            self._planned = self.belief.latency[best] * slow * (1 + z * self.belief.spread[best])
-        return best if best >= 0 else None
+        if best < 0:
+            return None
+        self._planned = self.belief.latency[best] * slow * (1 + z * self.belief.spread[best])
+        return best
 
     def finished(self, now_s: float, index: int, latency_s: float) -> None:
         """The inference that was chosen last is done, and took so long."""
@@ -256,17 +269,20 @@ class Policy:
         """When nothing is fast enough with its margin: what keeps the queue in time, else the fastest that may run."""
         if late >= 0:
             return late
+        best, least = -1, math.inf
         for latency, _, energy, _, index in self._candidates:
-            if energy * slow <= spendable:
-                return index if latency * slow <= left_s else -1
-        return -1
+            # where others want the cores, threads wait for one another
+            weighed = latency * math.sqrt(self.table.rows[index].point.threads) if slow > CROWDED else latency
+            if energy * slow <= spendable and latency * slow <= left_s and weighed < least:
+                best, least = index, weighed
+        return best
 
     def _refresh(self) -> None:
         """New candidates: for each variant the points that no other one beats, by energies drawn from what is believed."""
         self._since_refresh = 0
         belief = self.belief
         latency, spread = belief.latency, belief.spread
-        order = sorted(range(len(latency)), key=latency.__getitem__)
+        order = sorted(self._rows, key=latency.__getitem__)
         self._fastest = latency[order[0]]
         least: dict[float, float] = {}
         candidates = []

@@ -2,32 +2,39 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack, closing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgekit.errors import EdgekitError, InputError
 from edgekit.runner.model import Model
+from edgekit.runner.power.actuators import OperatingPoint
 from edgekit.runner.power.board import Board
 from edgekit.runner.power.caps import Caps
 from edgekit.runner.power.feasible import check_goal
-from edgekit.runner.power.goal import parse_goal
+from edgekit.runner.power.goal import Goal, parse_goal
+from edgekit.runner.power.levels import best_level, rows_at
 from edgekit.runner.power.looks import Looks
 from edgekit.runner.power.points import Table, read_table
 from edgekit.runner.power.policy import Policy
+from edgekit.runner.power.powerd import SOCKET
 from edgekit.runner.power.trace import TraceWriter
 from edgekit.runner.rehearse import usable
 from edgekit.runner.serve.wire import Refusal
 from edgekit.runner.variants import Variants
 
 if TYPE_CHECKING:
+    from edgekit.bundle import Bundle
     from edgekit.runner.serve.process import Settings
 
+KEPT = "points.json"  # in ROOT: edgekit power use puts it there
 LOOK_S = 1.0
+LEVEL_S = 30.0  # for which a clock level of an Edge TPU stays at least: a change stops everything for a moment
 
 
 class Governed:
@@ -52,7 +59,10 @@ class Governed:
         self.samples = model.samples
         self._variants, self._policy, self._looks = variants, policy, looks
         self._set_clock, self._trace, self._clock = set_clock, trace, clock
-        self._began = clock()
+        self._began = self._chosen_at = clock()
+        self._level = best_level(policy.goal, policy.table)
+        policy.restrict(rows_at(policy.table, self._level))
+        variants.hold(self._points())
         self._turn = threading.Condition()
         self._waiting: deque[tuple[object, float]] = deque()  # (whose, deadline)
         self._busy = False
@@ -95,8 +105,31 @@ class Governed:
                 self._looks.tell(self._policy, self._now(), self._trace)
             if self._last_clock is not None:
                 self._cap(self._last_clock, again=True)
+            self._choose_level()
             if ended.wait(LOOK_S):
                 return
+
+    def _choose_level(self) -> None:
+        """Another clock level of an Edge TPU, if what comes by now wants it: it is opened anew, and who asks meanwhile waits."""
+        if not self._level or self._clock() - self._chosen_at < LEVEL_S:
+            return
+        with self._turn:
+            self._turn.wait_for(lambda: not self._busy)
+            self._chosen_at = self._clock()
+            best = best_level(self._policy.goal, self._policy.table, rate_hz=self._policy.rate_hz, now=self._level)
+            if best == self._level:
+                return
+            before, self._level = self._level, best
+            try:
+                self._variants.hold(self._points())
+            except EdgekitError as error:
+                print(f"edgekit.runner: {error}; going on at {before}", file=sys.stderr, flush=True)
+                self._level = before
+                self._variants.hold(self._points())
+            self._policy.restrict(rows_at(self._policy.table, self._level))
+
+    def _points(self) -> list[OperatingPoint]:
+        return [self._policy.table.rows[i].point for i in rows_at(self._policy.table, self._level)]
 
     def _now(self) -> float:
         return self._clock() - self._began
@@ -113,14 +146,63 @@ class Governed:
             self._set_clock = None
 
 
-def govern(settings: Settings, wanted: str, model: Model, stack: ExitStack) -> Governed:
-    """The model under a goal. Raises InputError for a goal or a table that cannot be used here."""
-    if settings.table is None:
+class Plan(NamedTuple):
+    """What a server is to keep: the goal, also as its text, with the points of this board, and whether clocks are set."""
+
+    text: str
+    goal: Goal
+    table: Table
+    clocks: bool
+    kept: bool  # nobody said so when it was started: a server without a goal is then better than none
+
+    @property
+    def has_levels(self) -> bool:
+        """True if an Edge TPU is opened at one clock level or another."""
+        return any(row.point.level for row in self.table.rows)
+
+
+def find_plan(settings: Settings, bundle: Bundle) -> Plan | None:
+    """What was said, or else the bundle's own goal with the table that `edgekit power use` put beside the releases.
+
+    None where that table is not there or cannot be used, which is printed: a server without a goal is better than none.
+    Raises InputError for what was said and cannot be.
+    """
+    wanted = settings.goal or bundle.manifest.goal
+    place = settings.table or _kept_table(settings.release)
+    if wanted is None or (place is None and settings.goal is None):
+        return None
+    if place is None:
         raise InputError("a goal needs a table of this board", hint="--table FILE: edgekit power calibrate writes one")
-    goal = parse_goal(wanted)
-    table = usable(_read(settings.table), sets_clock=settings.clocks)
-    check_goal(goal, table)
-    caps = stack.enter_context(closing(Caps())) if settings.clocks else None
+    try:
+        table = _read(place)
+        if settings.table is None and table.bundle != bundle.digest:
+            raise InputError(
+                f"{place} was measured with another bundle", hint="edgekit power calibrate, then power use"
+            )
+        has_clocks = any(row.point.clock_khz for row in table.rows)
+        clocks = settings.clocks or (settings.table is None and has_clocks and os.path.exists(SOCKET))
+        table = usable(table, sets_clock=clocks)
+        goal = parse_goal(wanted)
+        check_goal(goal, table)
+    except InputError as error:
+        if settings.goal is not None or settings.table is not None:
+            raise
+        print(f"edgekit.runner: the goal is not kept: {error}\n  {error.hint}", file=sys.stderr, flush=True)
+        return None
+    return Plan(wanted, goal, table, clocks, settings.goal is None and settings.table is None)
+
+
+def _kept_table(release: str) -> str | None:
+    """ROOT/points.json, if the release lies in a ROOT that has one."""
+    above, folder = os.path.split(os.path.dirname(os.path.realpath(release)))
+    place = os.path.join(above, KEPT)
+    return place if folder == "releases" and os.path.exists(place) else None
+
+
+def govern(plan: Plan, settings: Settings, model: Model, stack: ExitStack) -> Governed:
+    """The model under a goal. Raises EdgekitError if that cannot be here: no sensor for it, a delegate that does not serve."""
+    goal, table = plan.goal, plan.table
+    caps = stack.enter_context(closing(Caps())) if plan.clocks else None
     trace = None
     if settings.trace is not None:
         try:
@@ -129,8 +211,8 @@ def govern(settings: Settings, wanted: str, model: Model, stack: ExitStack) -> G
         except OSError as error:
             raise InputError(f"cannot write {settings.trace}: {error.strerror}", hint="name another file") from None
         trace = TraceWriter(stream, goal, table)
-    variants = Variants(settings.release, table)
-    policy, looks = Policy(goal, table), Looks(Board())
+    variants = Variants(settings.release)
+    policy, looks = Policy(goal, table), Looks(Board(), covers=table.covers)
     looks.tell(policy, 0.0)
     looks.check(goal)
     governed = Governed(

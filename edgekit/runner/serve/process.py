@@ -100,12 +100,18 @@ def _start(settings: Settings, tell: Notify, stack: ExitStack) -> None:
     tell("STATUS=proving the model in a child process")
     prove(settings)
     tell("STATUS=loading the model")
+    plan = None
+    if settings.goal is not None or bundle.manifest.goal is not None:
+        from edgekit.runner.serve.governed import find_plan
+
+        plan = find_plan(settings, bundle)
     model = load(
         settings.release,
         variant=settings.variant,
         threads=settings.threads,
         lanes=settings.lanes,
-        delegates=settings.delegates,
+        # an Edge TPU is opened at the level that the goal wants, and at no other one beside it
+        delegates=settings.delegates or (("cpu",) if plan is not None and plan.has_levels else ()),
         require=settings.require,
     )
     figures = Figures()
@@ -133,13 +139,16 @@ def _start(settings: Settings, tell: Notify, stack: ExitStack) -> None:
         "unit": model.placement.label,
     }
     answering: Model | Governed = model
-    # a bundle's own goal holds where there is a table of the board; a goal that was said needs one
-    goal = settings.goal or (bundle.manifest.goal if settings.table is not None else None)
-    if goal is not None:
+    if plan is not None:
         from edgekit.runner.serve.governed import govern
 
-        answering = govern(settings, goal, model, stack)
-        about["goal"] = goal
+        try:
+            answering = govern(plan, settings, model, stack)
+            about["goal"] = plan.text
+        except EdgekitError as error:
+            if not plan.kept:
+                raise
+            print(f"edgekit.runner: the goal is not kept: {error}", file=sys.stderr, flush=True)
     server = Server(Inference(answering, name, figures, about), listeners, limit=settings.max_body_mib << 20)
     ended = threading.Event()
     server.start()
