@@ -34,3 +34,11 @@ def test_a_server_that_failed_hangs_or_is_started_again_is_not_slow() -> None:
     assert not is_starting(before, units({"ActiveState": "active"}, "2000"))  # says ready, and does not answer
     assert not is_starting(before, units({"ActiveState": "inactive"}, "[not set]"))
     assert not is_starting(before, {})  # its systemd says nothing
+
+
+def test_where_the_power_was_cut_is_what_the_deployment_told_last() -> None:
+    from standins.cuts import last_event
+
+    assert last_event('{"event": "connect"}\n{"event": "trial"}\nedgekit: gone\n') == "trial"
+    assert last_event('{"event": "connect"}\n{"event": "se') == "connect"
+    assert last_event("") is None

@@ -137,16 +137,17 @@ class _Bench:
         process = self._deploying()
         began = time.monotonic()
         try:
-            out, _ = process.communicate(timeout=None if at_end else after_s)
+            out, said = process.communicate(timeout=None if at_end else after_s)
             self._took_s = time.monotonic() - began  # how busy this machine is changes
             time.sleep(SETTLE_S if at_end else max(0, after_s - (time.monotonic() - began)))
         except subprocess.TimeoutExpired:
-            out = ""
+            out = said = ""
         self.pi.cut()
         process.kill()
-        late, _ = process.communicate()
+        late, late_said = process.communicate()
         confirmed = json.loads(out or late)["release"] if process.returncode == 0 else None
-        line: dict[str, Any] = {"after_s": round(time.monotonic() - began, 1), "old": old, "confirmed": confirmed}
+        line: dict[str, Any] = {"after_s": round(time.monotonic() - began, 1), "in": last_event(said or late_said)}
+        line |= {"old": old, "confirmed": confirmed}
         began = time.monotonic()
         try:
             self.pi.boot()
@@ -214,6 +215,12 @@ class _Bench:
             [sys.executable, "-m", "edgekit.cli.main", *words],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=known, cwd=self.folder,
         )  # fmt: skip
+
+
+def last_event(said: str) -> str | None:
+    """What a deployment did last, as it told on stderr; None if it had not begun."""
+    events = [json.loads(line)["event"] for line in said.splitlines() if line.startswith("{") and line.endswith("}")]
+    return events[-1] if events else None
 
 
 def is_starting(before: dict[str, dict[str, str]], now: dict[str, dict[str, str]]) -> bool:
