@@ -121,7 +121,8 @@ class Trial:
         if not self._asked:
             self._asked = True
             unlike = [distinct(min_max(self._extremes), seed) for seed in (1, 2)]
-            self._reranger = learn([path.read_bytes() for path in self._quantize(unlike, "learnt")], unlike)
+            files = [path.read_bytes() for path in self._quantize(unlike, "learnt")]
+            self._reranger = learn((self._logits or self._model).read_bytes(), files, unlike)
         if self._reranger is None:
             paths = self._quantize(several, f"trial{len(self._made)}") if wanted else ()
         else:

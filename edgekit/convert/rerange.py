@@ -2,15 +2,15 @@
 
 What a quantizer does with ranges is learnt from two files that it made, with ranges of which no two are alike: each scale
 and zero point must follow from some of them, and the first file with the second's ranges must be the second file, byte by
-byte, but for the rounding of biases. Where it is not, nothing is learnt. Files to be judged, not to be shipped.
+byte. Where it is not, nothing is learnt. Files to be judged, not to be shipped.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
@@ -37,11 +37,14 @@ def distinct(ranges: Ranges, seed: int) -> Ranges:
 
 
 class Reranger:
-    """Makes files with other ranges of the one that it was learnt from. `sources`: of each computed int8 tensor's step."""
+    """Makes files with other ranges of the one that it was learnt from.
 
-    def __init__(self, file: bytes, sources: Mapping[int, Source]) -> None:
+    `sources`: of each computed int8 tensor's step. `constants`: the float model's, of which biases are made.
+    """
+
+    def __init__(self, file: bytes, sources: Mapping[int, Source], constants: Mapping[str, np.ndarray]) -> None:
         self._parts, self._sources = _Parts(bytearray(file)), sources
-        self._biases = [bias.values * bias.scales.astype(np.float64) for bias in self._parts.biases]
+        self._biases = [constants.get(bias.name, np.zeros(1, np.float32)) for bias in self._parts.biases]
 
     def __call__(self, ranges: Ranges) -> bytes:
         """The file with these ranges of the float model's tensors."""
@@ -52,12 +55,12 @@ class Reranger:
                 scale[0], zero_point[0] = _step(source, ranges)
         for bias, values in zip(self._parts.biases, self._biases, strict=True):
             bias.scales[...] = steps[bias.input][0][0] * bias.weight_scales
-            bias.values[...] = np.clip(np.rint(values / bias.scales), -(2**31), 2**31 - 1)
+            bias.values[...] = _rounded(values * (np.float32(1) / bias.scales))
         return bytes(self._parts.file)
 
 
-def learn(files: Sequence[bytes], several: Sequence[Ranges]) -> Reranger | None:
-    """What makes the second file of the first, both by one quantizer of one float model; None if that is not clear.
+def learn(float_model: bytes, files: Sequence[bytes], several: Sequence[Ranges]) -> Reranger | None:
+    """What makes the second file of the first, both by one quantizer of that float model; None if that is not clear.
 
     `several`: the ranges that each was made with, as `distinct` gives them.
     """
@@ -80,12 +83,16 @@ def learn(files: Sequence[bytes], several: Sequence[Ranges]) -> Reranger | None:
             if steps[0] != steps[1]:
                 return None
             sources[tensor] = None
-    reranger = Reranger(files[0], sources)
-    return reranger if _same(_Parts(bytearray(reranger(several[1]))), two, one) else None
+    reranger = Reranger(files[0], sources, _constants(float_model))
+    again = _Parts(bytearray(reranger(several[1])))
+    for ours, theirs in zip(again.unread, two.unread, strict=True):
+        ours[...] = theirs
+    return reranger if again.file == two.file else None
 
 
 @dataclass(frozen=True)
 class _Bias:
+    name: str
     values: np.ndarray  # int32
     scales: np.ndarray
     input: int  # the tensor whose scale times the weights' is its own
@@ -127,7 +134,7 @@ class _Parts:
             if fed in self.steps and tensors[bias].Type() == schema.TensorType.INT32 and details.ScaleLength():
                 values = root.Buffers(tensors[bias].Buffer()).DataAsNumpy().view(np.int32)
                 weight_scales = tensors[weights].Quantization().ScaleAsNumpy()
-                self.biases.append(_Bias(values, details.ScaleAsNumpy(), fed, weight_scales))
+                self.biases.append(_Bias(self._names[bias], values, details.ScaleAsNumpy(), fed, weight_scales))
 
     def beside(self, tensor: int, known: Collection[str]) -> Iterator[tuple[str, ...]]:
         """The known names of each operator's tensors that has this one among them."""
@@ -137,16 +144,16 @@ class _Parts:
                 yield names
 
 
-def _same(made: _Parts, wanted: _Parts, base: _Parts) -> bool:
-    """Whether two files are equal but for what nobody reads, and for biases that were rounded twice, in `base` too."""
-    for ours, theirs, source in zip(made.biases, wanted.biases, base.biases, strict=True):
-        allowed = 1 + 0.5 * source.scales / np.maximum(theirs.scales, np.finfo(np.float32).tiny)
-        if not np.array_equal(ours.scales, theirs.scales) or (np.abs(ours.values - theirs.values) > allowed).any():
-            return False
-        ours.values[...] = theirs.values
-    for unread, other in zip(made.unread, wanted.unread, strict=True):
-        unread[...] = other
-    return made.file == wanted.file
+def _constants(float_model: bytes) -> dict[str, np.ndarray]:
+    """The float32 constants by name, flat."""
+    root = schema.Model.GetRootAs(float_model, 0)
+    graph = root.Subgraphs(0)
+    found = {}
+    for tensor in map(graph.Tensors, range(graph.TensorsLength())):
+        buffer = root.Buffers(tensor.Buffer())
+        if tensor.Type() == schema.TensorType.FLOAT32 and buffer.DataLength():
+            found[tensor.Name().decode("utf-8", "replace")] = buffer.DataAsNumpy().view(np.float32)
+    return found
 
 
 def _value(views: tuple[np.ndarray, np.ndarray]) -> Step:
@@ -160,6 +167,11 @@ def _step(source: str | tuple[str, ...], ranges: Ranges) -> Step:
     scale = (high - low) / np.float32(_HIGHEST - _LOWEST)
     if not scale:
         return scale, 0
-    zero_point = float(np.float32(_LOWEST) - low / scale)
-    rounded = math.floor(zero_point + 0.5) if zero_point >= 0 else math.ceil(zero_point - 0.5)  # as C's round
-    return scale, min(max(rounded, _LOWEST), _HIGHEST)
+    zero_point = int(_rounded(np.float32(_LOWEST) - low / scale))
+    return scale, min(max(zero_point, _LOWEST), _HIGHEST)
+
+
+def _rounded(values: Any) -> Any:
+    """To the nearest whole number, halves away from zero, as C's round does; within int32."""
+    away = np.copysign(np.floor(np.abs(values, dtype=np.float64) + 0.5), values)
+    return np.clip(away, -(2**31), 2**31 - 1)
