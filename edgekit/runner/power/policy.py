@@ -27,7 +27,7 @@ from collections.abc import Callable, Sequence
 from edgekit.runner.power.belief import Belief, Margin
 from edgekit.runner.power.goal import Goal
 from edgekit.runner.power.hull import least_energy, lower_hull
-from edgekit.runner.power.limits import Bucket, heat_guard, window_bucket
+from edgekit.runner.power.limits import heat_guard, window_bucket
 from edgekit.runner.power.pace import Arrivals, latest, pace
 from edgekit.runner.power.points import Table
 
