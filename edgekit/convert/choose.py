@@ -14,7 +14,7 @@ from edgekit.convert.held_out import EVERY, FEWEST, NOT_RUNNING_DB, Tried
 from edgekit.convert.modes import AUTO, POLICIES
 from edgekit.convert.policies import Trial, best_of, ranges_of
 from edgekit.convert.prepare import prepare
-from edgekit.convert.quantize import quantize
+from edgekit.convert.quantize import Ready, quantize, ready
 from edgekit.convert.ranges import Ranges
 from edgekit.convert.rewrite import packed, unpacked
 from edgekit.errors import ConversionError, InputError
@@ -57,18 +57,21 @@ def choose(
         extremes = measure_extremes(model, feeds)
     count = len(extremes.low)
     if policy == AUTO and count >= FEWEST and mode != "int16x8":  # 65,536 steps: to clip costs more than it brings
-        return _best(model, mode, feeds, extremes, folder, timeout_s)
+        with ready(folder / "quantizer", timeout_s=timeout_s) as quantizer:
+            return _best(model, mode, feeds, extremes, folder, timeout_s, quantizer)
     policy = UNCHOSEN if policy == AUTO else policy
     ranges = ranges_of(model, feeds, extremes, policy)
     made = quantize(model, mode, [ranges], folder, timeout_s=timeout_s)
     return Choice(policy, ranges, made.paths[0], made.made_by, model, ())
 
 
-def _best(model: Path, mode: str, feeds: Feeds, extremes: Extremes, folder: Path, timeout_s: float) -> Choice:
+def _best(
+    model: Path, mode: str, feeds: Feeds, extremes: Extremes, folder: Path, timeout_s: float, quantizer: Ready
+) -> Choice:
     """The best policy: in turns on all samples where that costs little, else on a fifth of them, and then on another."""
     cheap = is_cheap(read_model(model))
     fifths = range(EVERY) if cheap else (EVERY - 1, 0)
-    trial = Trial(model, mode, feeds, extremes, folder, timeout_s, judging=fifths)
+    trial = Trial(model, mode, feeds, extremes, folder, timeout_s, judging=fifths, quantizer=quantizer)
     if cheap:
         tried = trial.judge(POLICIES, fifths)
         best = best_of(tried)

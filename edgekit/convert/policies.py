@@ -12,7 +12,7 @@ import numpy as np
 from edgekit.convert.calibrate import Extremes, Feeds, Histograms, cores, measure_histograms
 from edgekit.convert.held_out import EVERY, MOST, NOT_RUNNING_DB, HeldOut, Tried, before_softmax, judge_all, some
 from edgekit.convert.modes import BACK_ENDS
-from edgekit.convert.quantize import quantize
+from edgekit.convert.quantize import Ready, quantize
 from edgekit.convert.ranges import BY_EXTREMES, BY_HISTOGRAMS, Ranges, min_max
 from edgekit.convert.rerange import Reranger, distinct, learn
 from edgekit.convert.selection import spread
@@ -57,10 +57,12 @@ class Trial:
         timeout_s: float,
         *,
         judging: Collection[int],
+        quantizer: Ready,
     ) -> None:
         """`judging`: the fifths that are going to judge. If they are not all, values are counted on the others, once."""
         self._model, self._mode, self._feeds, self._extremes = model, mode, feeds, extremes
         self._folder, self._timeout_s, self._judging = folder, timeout_s, judging
+        self._quantizer = quantizer
         self._shares = len(judging) < EVERY  # the values that are counted, between the fifths
         self._logits = before_softmax(model, folder)  # what is tried: one cut for all files, instead of one for each
         self._held_out: dict[int, HeldOut] = {}
@@ -103,6 +105,7 @@ class Trial:
                     self._folder / f"all-{best.policy}-{back_end}",
                     timeout_s=self._timeout_s,
                     back_ends=[back_end],
+                    ready=self._quantizer,
                 )
                 path = made.paths[0]
                 if best.score_db >= POOR_DB:
@@ -132,8 +135,12 @@ class Trial:
         self._made |= dict(zip(wanted, paths, strict=True))
 
     def _quantize(self, several: Sequence[Ranges], name: str) -> tuple[Path, ...]:
-        source = self._logits or self._model
-        return quantize(source, self._mode, several, self._folder / name, timeout_s=self._timeout_s, trial=True).paths
+        return quantize(
+            *(self._logits or self._model, self._mode, several, self._folder / name),
+            timeout_s=self._timeout_s,
+            trial=True,
+            ready=self._quantizer,
+        ).paths
 
     def _ranges(self, policy: str, fifth: int) -> Ranges:
         """Those of a policy, of samples that are not in this fifth."""
