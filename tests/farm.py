@@ -3,10 +3,12 @@
 `machine` is one booted device for all tests of a module; `farm.start(3)` gives three more. A client's environment is set
 while a test uses either, so that edgekit and `ssh` know them by name: `Remote(machine.name, None, None)` is user pi,
 `Remote(machine.name, "root", None)` is root.
+With EDGEKIT_FARM_ARCH=arm64 they are emulated ones of that architecture.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,11 +24,11 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def _farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Farm]:
-    from standins.nspawn import Farm, why_not
+    from standins.nspawn import ARCH, Farm, why_not
 
     if reason := why_not():
         pytest.skip(reason)
-    farm = Farm(tmp_path_factory.mktemp("farm"))
+    farm = Farm(tmp_path_factory.mktemp("farm"), os.environ.get("EDGEKIT_FARM_ARCH", ARCH))
     try:
         yield farm
     finally:

@@ -128,7 +128,9 @@ class Board:
 def boards(_machine: Device, _farm: Any, tiny_bundle: Bundle, tmp_path_factory: Any) -> Iterator[dict[str, Board]]:
     """The device with a first release, once under a user's systemd and once under the system's."""
     folder = tmp_path_factory.mktemp("bundles")
-    found = {kind: Board(_machine, kind, folder, tiny_bundle) for kind in ("user", "system")}
+    # qemu-user knows neither the seccomp filters nor the new mount calls that a hardened system unit needs
+    kinds = ("user",) if _farm.emulated else ("user", "system")
+    found = {kind: Board(_machine, kind, folder, tiny_bundle) for kind in kinds}
     with pytest.MonkeyPatch.context() as patch:
         for name, value in _farm.environment.items():
             patch.setenv(name, value)
@@ -136,6 +138,12 @@ def boards(_machine: Device, _farm: Any, tiny_bundle: Bundle, tmp_path_factory: 
         for board in found.values():
             board.deploy(board.new_bundle())
         yield found
+
+
+def board_of(boards: dict[str, Board], kind: str) -> Board:
+    if kind not in boards:
+        pytest.skip("a hardened system unit does not run under qemu-user")
+    return boards[kind]
 
 
 @pytest.mark.parametrize(
@@ -148,7 +156,7 @@ def boards(_machine: Device, _farm: Any, tiny_bundle: Bundle, tmp_path_factory: 
 def test_a_deployment_that_is_interrupted_leaves_the_old_release_or_a_confirmed_new_one(
     boards: dict[str, Board], kind: str, state: str, happening: str
 ) -> None:
-    board, device = boards[kind], boards[kind].device
+    board, device = board_of(boards, kind), board_of(boards, kind).device
     old, bundle = board.in_use(), board.new_bundle()
     wait_until(lambda: board.answers_with() == old, 60)
     window_s = board.window_s
@@ -238,7 +246,7 @@ def damaged(board: Board) -> list[str]:
 
 
 def test_a_server_that_does_not_stay_up_is_taken_back_by_systemd_itself(boards: dict[str, Board]) -> None:
-    board = boards["system"]
+    board = board_of(boards, "system")
     wait_until(lambda: board.answers_with() == board.in_use())
     first = board.device.inside("systemctl", "show", "edgekit-runner", "-p", "MainPID", "--value").strip()
 
@@ -250,7 +258,7 @@ def test_a_server_that_does_not_stay_up_is_taken_back_by_systemd_itself(boards: 
 
 @pytest.mark.long
 def test_a_server_that_stops_answering_is_started_anew_by_the_watchdog(boards: dict[str, Board]) -> None:
-    board = boards["system"]
+    board = board_of(boards, "system")
     wait_until(lambda: board.answers_with() == board.in_use())
     pid = int(board.device.inside("systemctl", "show", "edgekit-runner", "-p", "MainPID", "--value"))
 
@@ -265,7 +273,7 @@ def test_a_server_that_stops_answering_is_started_anew_by_the_watchdog(boards: d
 
 
 def test_a_users_server_starts_with_the_machine_and_nobody_logged_in(boards: dict[str, Board]) -> None:
-    board = boards["user"]
+    board = board_of(boards, "user")
     board.device.reboot()
 
     wait_until(lambda: board.answers_with() == board.in_use())

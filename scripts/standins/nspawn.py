@@ -20,16 +20,29 @@ import threading
 import time
 from pathlib import Path
 
-from . import tree
+from . import image, tree
 from .client import Client, Server
 from .link import Link
 
 TOOLS = {**tree.TOOLS, "systemd-nspawn": "systemd-container", "ip": "iproute2", "ssh": "openssh-client"}
+EMULATOR = {"qemu-aarch64-static": "qemu-user-static"}
 CGROUPS = ("/sys/fs/cgroup/systemd", "/sys/fs/cgroup/unified")
 # As on every board of today. With the older hierarchy a systemd in a container is not told that a service's last process
 # has ended, and some reboots wait 90 s for a user's session.
 CGROUP2 = ("SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1",)
 ARCH = "amd64" if os.uname().machine == "x86_64" else "arm64"
+EMULATED = "QEMU_CPU=cortex-a72"
+CPUINFO = """\
+processor\t: {}
+BogoMIPS\t: 108.00
+Features\t: fp asimd evtstrm crc32 cpuid
+CPU implementer\t: 0x41
+CPU architecture: 8
+CPU variant\t: 0x0
+CPU part\t: 0xd08
+CPU revision\t: 3
+
+"""
 UP_S = 60.0
 _CLONE_NEWNET = 0x40000000
 _REBOOT = 133  # how systemd-nspawn --keep-unit says that the device wants to be started again
@@ -46,11 +59,17 @@ def why_not() -> str:
 
 
 class Farm:
-    """Devices, and an ssh client's configuration that knows them: dev1, dev2... (user pi; root may log in too)."""
+    """Devices, and an ssh client's configuration that knows them: dev1, dev2... (user pi; root may log in too).
+
+    Of another architecture than this machine's they are emulated, program by program (qemu-user), under this machine's kernel.
+    """
 
     def __init__(self, folder: Path, arch: str = ARCH) -> None:
         self.folder = folder
         self.client = Client(folder, tree.client_key())
+        self.emulated = arch != ARCH
+        if self.emulated:
+            image.register_arm64()
         self._tree = tree.tree(arch)
         self._hub = _held_network()
         _ip(self._hub.pid, "link", "add", "switch", "type", "bridge")
@@ -98,6 +117,8 @@ class Device:
         self.host_key = " ".join(host_key.with_suffix(".pub").read_text().split()[:2])
         (self.root / "etc" / "hostname").write_text(f"{self.name}\n")
         (self.root / "etc" / "fstab").write_text("")
+        if farm.emulated:
+            _name_the_processor(self.root)
         networkd = self.root / "etc" / "systemd" / "system" / "systemd-networkd.service"
         networkd.symlink_to("/dev/null")  # the address is given from outside, once
         self._network = _held_network()
@@ -146,7 +167,10 @@ class Device:
         before = self.boot_id()
         # systemd(1): starts reboot.target. Not `systemctl reboot` in there: on a busy machine that is still there when
         # systemd-shutdown stops all there is; nsenter then stops itself, nobody reaps its child, and 180 s are waited for it
-        os.kill(self.pid, signal.SIGRTMIN + 5)
+        if self._farm.emulated:  # qemu-user has numbers of its own for real-time signals
+            self.inside("systemctl", "--no-block", "reboot", check=False)
+        else:
+            os.kill(self.pid, signal.SIGRTMIN + 5)
         self.wait_up(not_boot=before)
 
     def cut(self) -> None:
@@ -257,6 +281,25 @@ def _copy_tree(base: Path, root: Path) -> None:
     subprocess.run(["cp", "-a", *parts, str(root)], check=True)
     (root / "usr").mkdir()
     (root.parent / "usr").mkdir()
+
+
+def _name_the_processor(root: Path) -> None:
+    """qemu-user is a Cortex-A72 for all that runs there, in /proc/cpuinfo too, which is this machine's otherwise.
+
+    The SVE kernels of its `max` answer wrongly, as a golden check says; XNNPACK, told of another processor, crashes.
+    """
+    (root / "etc" / "environment").write_text(f"{EMULATED}\n")  # for sessions over ssh
+    for name in ("system", "user"):
+        folder = root / "etc" / "systemd" / f"{name}.conf.d"
+        folder.mkdir()
+        (folder / "emulated.conf").write_text(f"[Manager]\nDefaultEnvironment={EMULATED}\n")
+    (root / "etc" / "cpuinfo").write_text("".join(CPUINFO.format(number) for number in range(os.cpu_count() or 1)))
+    units = root / "etc" / "systemd" / "system"
+    (units / "cpuinfo.service").write_text(
+        "[Unit]\nDefaultDependencies=no\n[Service]\nType=oneshot\nExecStart=mount --bind /etc/cpuinfo /proc/cpuinfo\n"
+    )
+    (units / "sysinit.target.wants").mkdir(exist_ok=True)
+    (units / "sysinit.target.wants" / "cpuinfo.service").symlink_to("../cpuinfo.service")
 
 
 def _held_network() -> subprocess.Popen[bytes]:
