@@ -21,7 +21,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -124,12 +124,15 @@ class Cutter:
     def _cut_recovery(self, image: Path, known: Known) -> None:
         """The power goes again while the kernel recovers its journal, and the agent its releases."""
         before = disk.cut(image, [], self._folder / "before-recovery")
-        with Recording(self._folder, before, MOUNT) as recording:
-            disk.new_boot(self._folder)
-            if has_agent(recording.place / "device"):
-                with contextlib.suppress(OSError):  # what it says then is judged without a cut
-                    start_own(recording.place / "device", "recover")
-            entries = disk.read_log(recording.log)
+        try:
+            with Recording(self._folder, before, MOUNT) as recording:
+                disk.new_boot(self._folder)
+                if has_agent(recording.place / "device"):
+                    with contextlib.suppress(OSError):  # what it says then is judged without a cut
+                        start_own(recording.place / "device", "recover")
+                entries = disk.read_log(recording.log)
+        except disk.NotMounted:  # so is that
+            return
         writes = [number for number, entry in enumerate(entries, 1) if not entry.is_flush]
         for number in self._chance.sample(writes, min(len(writes), 8)):
             cut = disk.cut(before, entries[:number], self._folder / "cut-again")
@@ -149,14 +152,14 @@ def cut_script(folder: Path, name: str, plan: Plan, seed: int, **options: Any) -
             "s per cut": round(result.seconds / max(1, result.cuts.total()), 3)}  # fmt: skip
 
 
-def cut_fsyncs(folder: Path, names: Sequence[str], seed: int) -> Iterator[dict[str, Any]]:
+def cut_fsyncs(folder: Path, names: Sequence[str], plan: Plan, seed: int, options: str) -> Iterator[dict[str, Any]]:
     """For each fsync that the agent makes in a script: the first violation without it, if there is one."""
     for name in names:
         log = folder / "called"
         log.unlink(missing_ok=True)
-        record(folder, SCRIPTS[name], agent=agent_without("", log))
+        record(folder, SCRIPTS[name], agent=agent_without("", log), options=options)
         for fsync, count in {"": 0, **called(log)}.items():  # first none, of an agent that can do without sync(2)
-            line = cut_script(folder, name, Plan(unordered=1, enough=1), seed, agent=agent_without(fsync, log))
+            line = cut_script(folder, name, plan, seed, agent=agent_without(fsync, log), options=options)
             yield {"script": name, "fsync": fsync, "calls": count, "violation": next(iter(line["violations"]), None)}
 
 
@@ -198,7 +201,7 @@ def main(words: Sequence[str]) -> int:
         if "edgekit deploy" in names and not options.without_fsync:
             make_bundles(folder / "cache")
         if options.fsyncs:
-            for line in cut_fsyncs(folder, names, seed):
+            for line in cut_fsyncs(folder, names, replace(plan, enough=1), seed, options.mount):
                 print(json.dumps(line), flush=True)
             return 0
         for name in [] if options.without_fsync else names:

@@ -122,15 +122,28 @@ def new_disk(image: Path) -> Path:
     return image
 
 
+class NotMounted(OSError):
+    """The kernel does not take the disk's ext4."""
+
+
 @contextlib.contextmanager
 def mounted(image: Path, place: Path, options: str = "") -> Iterator[Path]:
-    """The image's ext4, after the kernel's own journal recovery. Raises OSError if it cannot be mounted."""
-    place.mkdir(exist_ok=True)
-    run("mount", "-t", "ext4", "-o", f"loop,{options}".rstrip(","), str(image), str(place))
+    """The image's ext4, after the kernel's own journal recovery. Raises NotMounted."""
+    mount(image, place, options)
     try:
         yield place
     finally:
         unmount(place)
+
+
+def mount(image: Path, place: Path, options: str = "") -> None:
+    """Raises NotMounted."""
+    place.mkdir(exist_ok=True)
+    try:
+        run("mount", "-t", "ext4", "-o", f"loop,{options}".rstrip(","), str(image), str(place))
+    except OSError as error:
+        reason = str(error).splitlines()[0].rpartition(": ")[2]
+        raise NotMounted(f"the kernel does not mount it: {reason}") from error
 
 
 def unmount(place: Path) -> None:
@@ -172,8 +185,7 @@ class Recording:
                 if self._daemon.poll() is not None or time.monotonic() > deadline:
                     raise OSError("qemu-storage-daemon shows no disk")
                 time.sleep(0.01)
-            self.place.mkdir()
-            run("mount", "-t", "ext4", "-o", f"loop,{self._options}".rstrip(","), str(shown), str(self.place))
+            mount(shown, self.place, self._options)
         except BaseException:
             self._end()
             raise
@@ -220,7 +232,7 @@ def read_log(path: Path) -> list[Entry]:
     """All entries, in the order in which they came; also those after the last flush, which its head does not count."""
     log = path.read_bytes()
     magic, version, _, sector = struct.unpack_from("<QQQI", log)
-    if (magic, version, sector) != (MAGIC, 1, SECTOR):
+    if (magic, version, sector) not in ((MAGIC, 1, SECTOR), (0, 0, 0)):  # zeros: nothing was flushed yet
         raise ValueError(f"{path} is no log of writes")
     found, position = [], SECTOR
     while position + SECTOR <= len(log):
