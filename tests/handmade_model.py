@@ -67,7 +67,7 @@ def build(operators, *, inputs, outputs, names=None, version=1):
         kind = {"FULLY_CONNECTED": "FullyConnected", "ADD": "Add", "MUL": "Mul", "RESHAPE": "Reshape", "CAST": "Cast"}
         kind |= {"CONV_2D": "Conv2D", "DEPTHWISE_CONV_2D": "DepthwiseConv2D", "MEAN": "Reducer"}
         kind |= {"MAX_POOL_2D": "Pool2D", "AVERAGE_POOL_2D": "Pool2D", "LEAKY_RELU": "LeakyRelu"}
-        kind |= {"STRIDED_SLICE": "StridedSlice", "PACK": "Pack", "SHAPE": "Shape"}
+        kind |= {"STRIDED_SLICE": "StridedSlice", "PACK": "Pack", "SHAPE": "Shape", "CONCATENATION": "Concatenation"}
         if name in kind:
             options = getattr(tfl, f"{kind[name]}OptionsT")()
             if name == "RESHAPE":

@@ -14,11 +14,11 @@ from handmade_model import T, build, classifier, sum_and_product
 
 from edgekit.convert import calibrate, choose, convert, held_out, quantize
 from edgekit.convert.calibrate import BINS, Extremes, Histograms, measure_extremes, measure_histograms
-from edgekit.convert.choose import best_of
 from edgekit.convert.describe import full_int8_findings
 from edgekit.convert.flatbuffer import read_model
 from edgekit.convert.held_out import Tried
 from edgekit.convert.modes import BACK_ENDS
+from edgekit.convert.policies import best_of
 from edgekit.convert.ranges import least_error, min_max, percentile, quantile
 from edgekit.convert.tflite_file import fed, take_tflite
 from edgekit.errors import BundleError, ConversionError, InputError, NotAModel, SamplesError
@@ -219,7 +219,7 @@ def test_a_policy_whose_file_litert_refuses_is_out_of_the_running(model, feeds, 
     run = held_out.run
 
     def refusing_the_first(path: Path, *rest, **options):
-        if path.name.startswith("0.") and path.parent.name == "trial0":
+        if path.name.startswith("min-max-"):
             raise BundleError("no_integer_overflow_from_quantization was not true")
         return run(path, *rest, **options)
 

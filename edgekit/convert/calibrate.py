@@ -98,14 +98,15 @@ def measure_histograms(model: Path, feeds: Feeds, extremes: Extremes, *, threads
 
     def look(interpreter: Any) -> Callable[[], np.ndarray]:
         found = [(d["index"], places[d["name"]]) for d in interpreter.get_tensor_details() if d["name"] in places]
-        counts = np.zeros((len(places), BINS), np.int64)
+        counts = np.zeros((len(places), BINS + 1), np.int64)
 
         def count() -> np.ndarray:
             for index, place in found:
                 values = interpreter.tensor(index)().ravel()  # a view: nothing is copied
-                values = values[:: -(-values.size // VALUES_MOST) or 1]
-                bins = np.clip((values - low[place]) * steps[place], 0, BINS - 1).astype(np.int32)
-                counts[place] += np.bincount(bins, minlength=BINS)
+                bins = values[:: -(-values.size // VALUES_MOST) or 1] - low[place]
+                bins *= steps[place]
+                np.clip(bins, 0, BINS, out=bins)  # this interpreter may round otherwise than the one of the extremes
+                counts[place] += np.bincount(bins.astype(np.intp), minlength=BINS + 1)
             return counts
 
         return count
@@ -113,14 +114,15 @@ def measure_histograms(model: Path, feeds: Feeds, extremes: Extremes, *, threads
     def work(indexes: np.ndarray) -> np.ndarray:
         interpreter = open_interpreter(model, 1, experimental_preserve_all_tensors=True)
         count = look(interpreter)
-        counts = np.zeros((len(places), BINS), np.int64)
+        counts = np.zeros((len(places), BINS + 1), np.int64)
         for _ in _fed(interpreter, feeds, indexes):
             invoke(interpreter)
             counts = count()
         return counts
 
     counts = np.sum(shared_out(work, np.arange(len(next(iter(feeds.values())))), threads), axis=0)
-    return Histograms(extremes.names, low, high, counts)
+    counts[:, -2] += counts[:, -1]  # the greatest value of all belongs to the last bin
+    return Histograms(extremes.names, low, high, counts[:, :-1])
 
 
 def _on_all_cores(

@@ -19,7 +19,7 @@ from edgekit import errors
 from edgekit.convert.memory import limit_memory
 from edgekit.errors import ConversionError, EdgekitError
 
-_LOOK_S = 0.02  # between two looks for a file of the child's
+_LOOK_S = 0.005  # between two looks for a file of the child's
 
 
 class Child:
@@ -38,6 +38,26 @@ class Child:
         if not path.exists():
             self.result()
 
+    def do(self, folder: Path) -> dict[str, Any]:
+        """What a child that listens leaves in `folder`/result.json, once it has done what it finds there. Raises as `result`."""
+        (folder / "result.json").unlink(missing_ok=True)
+        self._started = time.monotonic()
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it has ended: there will be no result
+            self._process.stdin.write(f"{folder}\n".encode())
+            self._process.stdin.flush()
+        while not (folder / "result.json").exists() and self._process.poll() is None and self._left_s > 0:
+            time.sleep(_LOOK_S)
+        if self._left_s <= 0:
+            self._process.kill()
+            raise self._late()
+        return _read_result(self._folder, self._process.poll() or 0, self._who, self._doing, self._hint, left=folder)
+
+    @property
+    def works(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.poll() is None
+
     def result(self) -> dict[str, Any]:
         """What it left in `folder`/result.json, once it has ended.
 
@@ -47,11 +67,13 @@ class Child:
         try:
             code = self._process.wait(max(self._left_s, 0.0))
         except subprocess.TimeoutExpired:
-            raise ConversionError(
-                f"{self._who} did not finish {self._doing} in {self._timeout_s:g} s",
-                hint="give it longer with --timeout",
-            ) from None
+            raise self._late() from None
         return _read_result(self._folder, code, self._who, self._doing, self._hint)
+
+    def _late(self) -> ConversionError:
+        return ConversionError(
+            f"{self._who} did not finish {self._doing} in {self._timeout_s:g} s", hint="give it longer with --timeout"
+        )
 
     @property
     def _left_s(self) -> float:
@@ -69,8 +91,11 @@ def child(
     doing: str,
     hint: str,
     environment: Mapping[str, str] | None = None,
+    listens: bool = False,
 ) -> Iterator[Child]:
     """`python -m module ARGUMENTS` at work; `folder` takes its result.json, its log and temporary files.
+
+    One that `listens` is told what to do (`Child.do`).
 
     `who` is `doing` what, for messages: "TensorFlow", "converting net.keras".
     """
@@ -80,7 +105,7 @@ def child(
         process = subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
             cwd=folder,  # which Python imports from: never from the folder that somebody unpacked a model into
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE if listens else subprocess.DEVNULL,
             stdout=output,
             stderr=output,
             env={**child_environment(folder), **(environment or {})},
@@ -117,9 +142,11 @@ def child_environment(folder: Path) -> dict[str, str]:
     return {**os.environ, "TMPDIR": str(folder), "PYTHONPATH": paths}
 
 
-def _read_result(folder: Path, code: int, who: str, doing: str, hint: str) -> dict[str, Any]:
+def _read_result(
+    folder: Path, code: int, who: str, doing: str, hint: str, *, left: Path | None = None
+) -> dict[str, Any]:
     try:
-        result: dict[str, Any] = json.loads((folder / "result.json").read_text("utf-8"))
+        result: dict[str, Any] = json.loads(((left or folder) / "result.json").read_text("utf-8"))
     except (OSError, ValueError):
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         last = ((folder / "log.txt").read_text("utf-8", "replace").strip().splitlines() or ["no output"])[-1]
@@ -144,7 +171,7 @@ def report(folder: Path, result: Mapping[str, Any] | EdgekitError) -> None:
     """Leaves a child's result, or its error, where `run_child` looks for it."""
     if isinstance(result, EdgekitError):
         result = {"error": type(result).__name__, "message": str(result), "hint": result.hint}
-    (folder / "result.json").write_text(json.dumps(result), "utf-8")
+    hand_over(folder / "result.json", json.dumps(result).encode())
 
 
 def hand_over(path: Path, content: bytes) -> None:
@@ -162,10 +189,28 @@ def run_to_end(folder: Path, work: Callable[[], Mapping[str, Any]]) -> NoReturn:
     """
     gc.disable()
     end_with_parent()
+    _work(folder, work)
+    _end()
+
+
+def listen(work: Callable[[Path], Mapping[str, Any]]) -> NoReturn:
+    """Does `work` for each folder that `Child.do` names, reports it there, and ends as `run_to_end` does."""
+    gc.disable()
+    end_with_parent()
+    for line in sys.stdin:
+        folder = Path(line.removesuffix("\n"))
+        _work(folder, lambda: work(folder))  # noqa: B023  called at once
+    _end()
+
+
+def _work(folder: Path, work: Callable[[], Mapping[str, Any]]) -> None:
     try:
         report(folder, work())
     except EdgekitError as error:
         report(folder, error)
+
+
+def _end() -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)

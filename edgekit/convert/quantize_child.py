@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -9,16 +10,31 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NoReturn
 
-from edgekit.convert.child import run_to_end
+from edgekit.convert.child import listen, run_to_end
 from edgekit.errors import ConversionError, EdgekitError, first_line, summary
 
 Ranges = Mapping[str, "tuple[float, float]"]
 _CAST_OPERATORS = ("CONV_2D", "DEPTHWISE_CONV_2D", "CONV_2D_TRANSPOSE", "FULLY_CONNECTED", "EMBEDDING_LOOKUP")
 
 
-def main(back_end: str, folder: Path) -> NoReturn:
-    """Does what `folder`/job.json says and leaves `0.tflite`, `1.tflite`, ... there, one for each set of ranges."""
+def main(back_end: str, folder: Path | None) -> NoReturn:
+    """Does what `folder`/job.json says and leaves `0.tflite`, `1.tflite`, ... there, one for each set of ranges.
+
+    Without a folder it gets ready, and does so for each folder that it is told.
+    """
+    if folder is None:
+        _get_ready()
+        listen(lambda folder: {"made_by": run(back_end, folder)})
     run_to_end(folder, lambda: {"made_by": run(back_end, folder)})
+
+
+def _get_ready() -> None:
+    """Imports what LiteRT's quantizer will want; what is missing is told when it does."""
+    with contextlib.suppress(ImportError):
+        from ai_edge_litert import _pywrap_tensorflow_lite_calibration_wrapper  # noqa: F401
+
+        from edgekit.convert import rewrite  # noqa: F401
+        from edgekit.runner import interpreter  # noqa: F401
 
 
 def run(back_end: str, folder: Path) -> str:
@@ -158,4 +174,4 @@ def _inlined(content: bytes) -> bytes:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    main(sys.argv[1], Path(sys.argv[2]) if len(sys.argv) > 2 else None)

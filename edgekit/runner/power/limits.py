@@ -14,6 +14,7 @@ MARGIN_C = 0.45  # below the limit: a Pi steps by 0.55 °C, half of that may be 
 
 UNKNOWN_HEAT = Heat(1500, 4000, 9000, 200_000, "estimated")  # a bare board the size of a card, with some reserve
 HEAT_AHEAD_J = 1.0  # may be spent before its heat has to be gone
+STEP = 0.125  # of the die's time constant: what the model goes on by at once
 DEPTH = 0.02  # of a window's energy may be taken at once
 
 
@@ -43,9 +44,9 @@ class Bucket:
 class HeatGuard:
     """The power that keeps the hottest sensor below a limit: a control barrier over die and board.
 
-    Die = board + R_die * power within seconds, the board follows slowly. Power is allowed so that neither the die now nor
-    the board a minute ahead reaches the limit; for the fitted two nodes {T <= limit} is then invariant. The air's
-    temperature is not known and is what the observer learns.
+    What is drawn heats the die, whose heat flows into the board through R_die, and on into the air. Power is allowed so
+    that neither the die, once it has settled on the board as it is now, nor both a while ahead reach the limit; for the
+    fitted two nodes {T <= limit} is then invariant. The air's temperature is not known and is what the observer learns.
     """
 
     def __init__(
@@ -62,33 +63,39 @@ class HeatGuard:
         self._die_r, self._board_r, self._tau = die_c_per_w, board_c_per_w, board_tau_s
         self._die_tau, self._idle = die_tau_s, idle_w
         self._board: float | None = None
-        self._air = 0.0
-        self._power = idle_w  # as the die sees it: the mean of the last seconds
+        self._die = self._air = 0.0
+        self._power = idle_w  # the mean of the last seconds, until the first temperature
         self._seen_s: float | None = None
-        self._looked_s = 0.0
 
     def drew(self, now_s: float, power_w: float, seconds: float) -> None:
         """The machine drew so much for so long; the model goes on by that."""
         seconds = min(max(seconds, 0.0), 10.0)
-        self._power += (power_w - self._power) * (1 - math.exp(-seconds / self._die_tau))
-        if self._board is not None:
-            settled = self._air + self._board_r * power_w
-            self._board += (settled - self._board) * (1 - math.exp(-seconds / self._tau))
-        self._looked_s = now_s
+        if self._board is None:
+            self._power += (power_w - self._power) * (1 - math.exp(-seconds / self._die_tau))
+        else:
+            steps = math.ceil(seconds / (STEP * self._die_tau)) or 1
+            part = seconds / steps
+            for _ in range(steps):
+                flow = (self._die - self._board) / self._die_r
+                self._die += part / self._die_tau * (power_w - flow) * self._die_r
+                self._board += part / self._tau * (flow * self._board_r + self._air - self._board)
 
     def looked(self, now_s: float, celsius: float | None) -> None:
         """What the hottest sensor says; None if it does not answer."""
         if celsius is None or not -40.0 < celsius < 150.0:
             return
-        board = celsius - self._die_r * self._power
         if self._board is None or self._seen_s is None:
-            self._board, self._seen_s = board, now_s
-            self._air = board - self._board_r * self._power  # as if it had settled: the hottest air that explains it
+            self._board, self._die, self._seen_s = celsius - self._die_r * self._power, celsius, now_s
+            self._air = (
+                self._board - self._board_r * self._power
+            )  # as if it had settled: the hottest air that explains it
             return
         elapsed = min(max(now_s - self._seen_s, 0.0), 10.0)
         self._seen_s = now_s
-        surprise = board - self._board
-        self._board += surprise * (1 - math.exp(-elapsed / 20.0))
+        surprise = celsius - self._die
+        gain = 1 - math.exp(-elapsed / 20.0)
+        self._die += surprise * gain
+        self._board += surprise * gain
         self._air = min(max(self._air + surprise * min(0.5, elapsed * 0.02), -40.0), 90.0)
 
     def allowed_w(self, now_s: float) -> float:

@@ -55,14 +55,18 @@ def pace(now_s: float, deadlines: Sequence[float], *, rate_hz: float, deadline_s
     the speed that the densest of the known intervals needs. Expected arrivals are one more such interval.
     """
     share = (AHEAD_S + deadline_s) / (len(deadlines) + rate_hz * AHEAD_S)
-    for ahead, deadline in enumerate(islice(deadlines, MOST_LOOKED_AT)):
-        share = min(share, (deadline - now_s) / (ahead + 1))
+    for count, deadline in enumerate(islice(deadlines, MOST_LOOKED_AT), 1):
+        if (deadline - now_s) / count < share:
+            share = (deadline - now_s) / count
     return share
 
 
 def latest(now_s: float, deadlines: Sequence[float], fastest_s: float) -> float:
     """Seconds for the answer that starts now, if all that wait are then answered as fast as can be."""
-    left = deadlines[0] - now_s
-    for ahead, deadline in enumerate(islice(deadlines, MOST_LOOKED_AT)):
-        left = min(left, deadline - now_s - ahead * fastest_s)
-    return left
+    least = deadlines[0]
+    taken = 0.0
+    for deadline in islice(deadlines, MOST_LOOKED_AT):
+        if deadline - taken < least:
+            least = deadline - taken
+        taken += fastest_s
+    return least - now_s

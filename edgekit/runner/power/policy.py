@@ -27,7 +27,7 @@ from collections.abc import Callable, Sequence
 from edgekit.runner.power.belief import Belief, Margin
 from edgekit.runner.power.goal import Goal
 from edgekit.runner.power.hull import least_energy, lower_hull
-from edgekit.runner.power.limits import Bucket, heat_guard, window_bucket
+from edgekit.runner.power.limits import heat_guard, window_bucket
 from edgekit.runner.power.pace import Arrivals, latest, pace
 from edgekit.runner.power.points import Table
 
@@ -126,13 +126,15 @@ class Policy:
         """
         self._now = now_s
         slow = self.belief.slow
-        spendable = self._spendable(now_s)
-        price = self._price(now_s, slow)
         fastest = self._fastest * slow
-        room = latest(now_s, deadlines, fastest)
+        flows = self._flows(now_s)
         if fastest > deadlines[0] - now_s:
             return None
-        wanted = pace(now_s, deadlines, rate_hz=self._arrivals.rate_now(now_s), deadline_s=self.goal.deadline_s)
+        rate = self._arrivals.rate_now(now_s)
+        spendable = min((fill for fill, _, _ in flows), default=math.inf)
+        price = self._price(now_s, slow, rate, flows)
+        room = latest(now_s, deadlines, fastest)
+        wanted = pace(now_s, deadlines, rate_hz=rate, deadline_s=self.goal.deadline_s)
         best = late = -1
         best_score = late_score = math.inf
         reserve = RESERVE * self._least * slow
@@ -145,7 +147,8 @@ class Policy:
                 continue
             score = energy - price * accuracy
             expected = latency * slow
-            if expected * (1 + min(z * spread, MOST_MARGIN)) > room:
+            margin = z * spread
+            if expected * (1 + (margin if margin < MOST_MARGIN else MOST_MARGIN)) > room:
                 continue
             if expected <= wanted:
                 if score < best_score:
@@ -202,11 +205,7 @@ class Policy:
         if left_j is not None and math.isfinite(left_j) and left_j >= 0:
             self._battery = left_j
 
-    def _spendable(self, now_s: float) -> float:
-        """J that one answer may take at most."""
-        return min((bucket.fill(now_s, watts) for bucket, watts in self._flows(now_s)), default=math.inf)
-
-    def _price(self, now_s: float, slow: float) -> float:
+    def _price(self, now_s: float, slow: float, rate_now: float, flows: Sequence[tuple[float, float, float]]) -> float:
         """What a point of accuracy may cost now, J."""
         price = FREE
         if self.goal.accuracy is not None:  # a board that is slower than its table for long pays more for everything
@@ -215,20 +214,21 @@ class Policy:
         if target is not None:
             soft = self._hull_price(target)
             price = min(price, soft * math.exp(self._log_fast))
-        rate = max(self._arrivals.mean_rate, self._arrivals.rate_now(now_s))
-        for bucket, watts in self._flows(now_s):
+        rate = max(self._arrivals.mean_rate, rate_now)
+        for fill, depth, watts in flows:
             if rate:
-                back = (bucket.fill(now_s, watts) - bucket.depth_j / 2) / BUCKET_S
+                back = (fill - depth / 2) / BUCKET_S
                 price = min(price, slow * self._hull_price((watts + back) / rate / slow))
         return price
 
-    def _flows(self, now_s: float) -> list[tuple[Bucket, float]]:
-        """Each bucket that limits what may be spent, and the W that flow into it now."""
+    def _flows(self, now_s: float) -> list[tuple[float, float, float]]:
+        """Of each bucket that limits what may be spent: J in it, J at most, and the W that flow into it now."""
         flows = []
         if self._bucket is not None:
-            flows.append((self._bucket, self._window_w))
+            flows.append((self._bucket.fill(now_s, self._window_w), self._bucket.depth_j, self._window_w))
         if self._heat is not None and self._heat_bucket is not None:
-            flows.append((self._heat_bucket, self._heat.allowed_w(now_s) - self.idle_w))
+            watts = self._heat.allowed_w(now_s) - self.idle_w
+            flows.append((self._heat_bucket.fill(now_s, watts), self._heat_bucket.depth_j, watts))
         return flows
 
     def _target(self, now_s: float) -> float | None:
