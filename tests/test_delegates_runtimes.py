@@ -167,7 +167,7 @@ def test_a_gpu_bundle_is_deployed_with_what_a_gpu_needs(tmp_path, gpu, device, m
 def test_deploy_says_which_unit_serves_and_what_was_asked_for(tmp_path, monkeypatch):
     from click.testing import CliRunner
 
-    from edgekit.cli.device import deploy_command
+    from edgekit.cli.deploy import deploy_command
 
     raw = np.random.default_rng(0).random((6, 8, 8, 1), np.float32)
     compiled = "models/int8_edgetpu.tflite"

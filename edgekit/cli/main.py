@@ -24,7 +24,7 @@ COMMANDS = {
     "lint": "edgekit.cli.lint",
     "join": "edgekit.cli.join",
     "sbom": "edgekit.cli.sbom",
-    "deploy": "edgekit.cli.device",
+    "deploy": "edgekit.cli.deploy",
     "status": "edgekit.cli.device",
     "rollback": "edgekit.cli.device",
     "adopt": "edgekit.cli.device",
