@@ -41,9 +41,10 @@ class Child:
     def do(self, folder: Path) -> dict[str, Any]:
         """What a child that listens leaves in `folder`/result.json, once it has done what it finds there. Raises as `result`."""
         (folder / "result.json").unlink(missing_ok=True)
+        _give_back()
         self._started = time.monotonic()
         assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it has ended: there will be no result
+        with contextlib.suppress(BrokenPipeError, ValueError):  # it has ended, or will: there is no result
             self._process.stdin.write(f"{folder}\n".encode())
             self._process.stdin.flush()
         while not (folder / "result.json").exists() and self._process.poll() is None and self._left_s > 0:
@@ -53,10 +54,16 @@ class Child:
             raise self._late()
         return _read_result(self._folder, self._process.poll() or 0, self._who, self._doing, self._hint, left=folder)
 
+    def dismiss(self) -> None:
+        """Lets one that listens end: what it holds is free again."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+
     @property
     def works(self) -> bool:
-        """Whether it has not ended."""
-        return self._process.poll() is None
+        """Whether one that listens has not ended, and will not."""
+        return self._process.poll() is None and self._process.stdin is not None and not self._process.stdin.closed
 
     def result(self) -> dict[str, Any]:
         """What it left in `folder`/result.json, once it has ended.

@@ -74,9 +74,11 @@ class Trial:
     def judge(self, policies: Sequence[str], fifths: Sequence[int]) -> list[Tried]:
         """How each policy does on these fifths, all of their samples taken together."""
         wanted = [(policy, fifth) for fifth in fifths for policy in policies if (policy, fifth) not in self._made]
-        several = [self._ranges(policy, fifth) for policy, fifth in wanted]  # not beside the rest: it takes memory
         with ThreadPoolExecutor(1) as pool:
-            making = pool.submit(self._make, wanted, several)  # most of it in a process of its own
+            learning = pool.submit(self._learn)  # most of it in a process of its own
+            several = [self._ranges(policy, fifth) for policy, fifth in wanted]
+            learning.result()
+            making = pool.submit(self._make, wanted, several)
             held_out = [self._judges(fifth) for fifth in fifths]
             making.result()
         paths = [[self._made[policy, fifth] for fifth in fifths] for policy in policies]
@@ -109,6 +111,7 @@ class Trial:
                 )
                 path = made.paths[0]
                 if best.score_db >= POOR_DB:
+                    self._quantizer.process.dismiss()  # it has done its part, and takes 40 MB
                     return ranges, path, made.made_by
                 judged = judges.judge([before_softmax(path, path.parent) or path], [best.policy])[0]
                 found.append((judged, (ranges, path, made.made_by)))
@@ -120,12 +123,15 @@ class Trial:
         winner = best_of([tried for tried, _ in found])
         return next(made for tried, made in found if tried is winner)
 
+    def _learn(self) -> None:
+        if self._asked:
+            return
+        self._asked = True
+        unlike = [distinct(min_max(self._extremes), seed) for seed in (1, 2)]
+        files = [path.read_bytes() for path in self._quantize(unlike, "learnt")]
+        self._reranger = learn((self._logits or self._model).read_bytes(), files, unlike)
+
     def _make(self, wanted: Sequence[tuple[str, int]], several: Sequence[Ranges]) -> None:
-        if not self._asked:
-            self._asked = True
-            unlike = [distinct(min_max(self._extremes), seed) for seed in (1, 2)]
-            files = [path.read_bytes() for path in self._quantize(unlike, "learnt")]
-            self._reranger = learn((self._logits or self._model).read_bytes(), files, unlike)
         if self._reranger is None:
             paths = self._quantize(several, f"trial{len(self._made)}") if wanted else ()
         else:
@@ -148,7 +154,9 @@ class Trial:
             return BY_EXTREMES[policy](self._extremes.of(self._all_but([fifth])))
         apart = tuple(self._judging) if self._shares else (fifth,)
         if apart not in self._counted:
-            self._counted[apart] = histograms(self._model, self._feeds, self._extremes, self._all_but(apart))
+            others = self._all_but(apart)
+            beside = max(cores() - 1, 1)  # a processor is the quantizer's, and each thread takes memory
+            self._counted[apart] = histograms(self._model, self._feeds, self._extremes, others, threads=beside)
         return BY_HISTOGRAMS[policy](self._counted[apart])
 
     def _judges(self, fifth: int) -> HeldOut:
@@ -174,7 +182,7 @@ def ranges_of(float_model: Path, feeds: Feeds, extremes: Extremes, policy: str) 
     return BY_HISTOGRAMS[policy](histograms(float_model, feeds, extremes, np.arange(len(extremes.low))))
 
 
-def histograms(model: Path, feeds: Feeds, extremes: Extremes, samples: np.ndarray) -> Histograms:
+def histograms(model: Path, feeds: Feeds, extremes: Extremes, samples: np.ndarray, *, threads: int = 0) -> Histograms:
     """The values on some of these samples."""
     chosen = samples[spread(len(samples), HISTOGRAM_MOST)]
-    return measure_histograms(model, some(feeds, chosen), extremes.of(chosen))
+    return measure_histograms(model, some(feeds, chosen), extremes.of(chosen), threads=threads)

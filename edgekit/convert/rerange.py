@@ -42,9 +42,10 @@ class Reranger:
     `sources`: of each computed int8 tensor's step. `constants`: the float model's, of which biases are made.
     """
 
-    def __init__(self, file: bytes, sources: Mapping[int, Source], constants: Mapping[str, np.ndarray]) -> None:
-        self._parts, self._sources = _Parts(bytearray(file)), sources
-        self._biases = [constants.get(bias.name, np.zeros(1, np.float32)) for bias in self._parts.biases]
+    def __init__(self, parts: _Parts, sources: Mapping[int, Source], constants: Mapping[str, np.ndarray]) -> None:
+        self._parts, self._sources = parts, sources
+        none = np.zeros(1, np.float32)
+        self._biases = [constants.get(bias.name, none).copy() for bias in parts.biases]  # not views of a whole model
 
     def __call__(self, ranges: Ranges) -> bytes:
         """The file with these ranges of the float model's tensors."""
@@ -83,11 +84,10 @@ def learn(float_model: bytes, files: Sequence[bytes], several: Sequence[Ranges])
             if steps[0] != steps[1]:
                 return None
             sources[tensor] = None
-    reranger = Reranger(files[0], sources, _constants(float_model))
-    again = _Parts(bytearray(reranger(several[1])))
-    for ours, theirs in zip(again.unread, two.unread, strict=True):
+    reranger = Reranger(one, sources, _constants(float_model))
+    for ours, theirs in zip(one.unread, two.unread, strict=True):
         ours[...] = theirs
-    return reranger if again.file == two.file else None
+    return reranger if reranger(several[1]) == files[1] else None
 
 
 @dataclass(frozen=True)
