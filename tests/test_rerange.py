@@ -82,6 +82,17 @@ def test_files_that_do_not_follow_from_the_ranges_teach_nothing(branches):
     assert learn(floats, [files[0], bytes(other_weights)], several) is None
 
 
+def test_files_of_another_network_teach_nothing(branches, tmp_path):
+    other = tmp_path / "other.tflite"
+    other.write_bytes(classifier(dtype="float32"))
+    named = dict.fromkeys(("in", "flat", "out"), (-1.0, 1.0))
+    several = [distinct(SPREAD, 1), distinct(named, 2)]
+    files = [*by_quantizer(branches, several[0]), *by_quantizer(other, several[1])]
+
+    assert learn(branches.read_bytes(), files, several) is None
+    assert learn(other.read_bytes(), by_quantizer(branches, *[several[0]] * 2), [several[0]] * 2) is None
+
+
 def test_where_nothing_is_learnt_the_quantizer_makes_every_file_with_the_same_outcome(tmp_path, monkeypatch):
     model = tmp_path / "float.tflite"
     model.write_bytes(classifier(dtype="float32"))

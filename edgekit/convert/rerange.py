@@ -44,8 +44,9 @@ class Reranger:
 
     def __init__(self, parts: _Parts, sources: Mapping[int, Source], constants: Mapping[str, np.ndarray]) -> None:
         self._parts, self._sources = parts, sources
-        none = np.zeros(1, np.float32)
-        self._biases = [constants.get(bias.name, none).copy() for bias in parts.biases]  # not views of a whole model
+        none = np.zeros(1, np.float32)  # a bias that the quantizer added
+        found = [(constants.get(bias.name, none), bias.values.size) for bias in parts.biases]
+        self._biases = [(one if one.size == size else none).copy() for one, size in found]  # not views of a whole model
 
     def __call__(self, ranges: Ranges) -> bytes:
         """The file with these ranges of the float model's tensors."""
@@ -56,7 +57,8 @@ class Reranger:
                 scale[0], zero_point[0] = _step(source, ranges)
         for bias, values in zip(self._parts.biases, self._biases, strict=True):
             bias.scales[...] = steps[bias.input][0][0] * bias.weight_scales
-            bias.values[...] = _rounded(values * (np.float32(1) / bias.scales))
+            with np.errstate(all="ignore"):  # weights that are all zero
+                bias.values[...] = _rounded(values * (np.float32(1) / bias.scales))
         return bytes(self._parts.file)
 
 
@@ -66,7 +68,7 @@ def learn(float_model: bytes, files: Sequence[bytes], several: Sequence[Ranges])
     `several`: the ranges that each was made with, as `distinct` gives them.
     """
     one, two = (_Parts(bytearray(file)) for file in files)
-    if one.steps.keys() != two.steps.keys():
+    if one.steps.keys() != two.steps.keys() or [x.shape for x in one.unread] != [x.shape for x in two.unread]:
         return None
     first = {_step(name, several[0]): name for name in several[0]}
     sources: dict[int, Source] = {}
@@ -118,7 +120,11 @@ class _Parts:
                 continue
             self.unread += [view for view in (details.MinAsNumpy(), details.MaxAsNumpy()) if np.ndim(view)]
             computed = not root.Buffers(tensor.Buffer()).DataLength()
-            if computed and tensor.Type() == schema.TensorType.INT8 and details.ScaleLength() == 1:
+            if (
+                computed
+                and tensor.Type() == schema.TensorType.INT8
+                and details.ScaleLength() == details.ZeroPointLength() == 1
+            ):
                 self.steps[index] = details.ScaleAsNumpy(), details.ZeroPointAsNumpy()
         for operator in map(graph.Operators, range(graph.OperatorsLength())):
             inputs, outputs = operator.InputsAsNumpy(), operator.OutputsAsNumpy()
@@ -130,11 +136,10 @@ class _Parts:
             if places is None or len(inputs) <= places[2] or inputs[places[2]] < 0:
                 continue
             fed, weights, bias = (int(inputs[place]) for place in places)
-            details = tensors[bias].Quantization()
-            if fed in self.steps and tensors[bias].Type() == schema.TensorType.INT32 and details.ScaleLength():
+            made, of = tensors[bias].Quantization(), tensors[weights].Quantization()
+            if fed in self.steps and tensors[bias].Type() == schema.TensorType.INT32 and None not in (made, of):
                 values = root.Buffers(tensors[bias].Buffer()).DataAsNumpy().view(np.int32)
-                weight_scales = tensors[weights].Quantization().ScaleAsNumpy()
-                self.biases.append(_Bias(self._names[bias], values, details.ScaleAsNumpy(), fed, weight_scales))
+                self.biases.append(_Bias(self._names[bias], values, made.ScaleAsNumpy(), fed, of.ScaleAsNumpy()))
 
     def beside(self, tensor: int, known: Collection[str]) -> Iterator[tuple[str, ...]]:
         """The known names of each operator's tensors that has this one among them."""
