@@ -33,10 +33,13 @@ class Child:
 
     def wait_for(self, path: Path) -> None:
         """Returns when the file is there, or the child has ended. Raises as `result` does if it ended without."""
-        while not path.exists() and self._process.poll() is None and self._left_s > 0:
-            time.sleep(_LOOK_S)
+        self._look_for(path)
         if not path.exists():
             self.result()
+
+    def _look_for(self, path: Path) -> None:
+        while not path.exists() and self._process.poll() is None and self._left_s > 0:
+            time.sleep(_LOOK_S)
 
     def do(self, folder: Path) -> dict[str, Any]:
         """What a child that listens leaves in `folder`/result.json, once it has done what it finds there. Raises as `result`."""
@@ -47,8 +50,7 @@ class Child:
         with contextlib.suppress(BrokenPipeError, ValueError):  # it has ended, or will: there is no result
             self._process.stdin.write(f"{folder}\n".encode())
             self._process.stdin.flush()
-        while not (folder / "result.json").exists() and self._process.poll() is None and self._left_s > 0:
-            time.sleep(_LOOK_S)
+        self._look_for(folder / "result.json")
         if self._left_s <= 0:
             self._process.kill()
             raise self._late()
@@ -102,9 +104,7 @@ def child(
 ) -> Iterator[Child]:
     """`python -m module ARGUMENTS` at work; `folder` takes its result.json, its log and temporary files.
 
-    One that `listens` is told what to do (`Child.do`).
-
-    `who` is `doing` what, for messages: "TensorFlow", "converting net.keras".
+    `who` is `doing` what, for messages: "TensorFlow", "converting net.keras". One that `listens` is told what to do (`Child.do`).
     """
     (folder / "result.json").unlink(missing_ok=True)
     _give_back()

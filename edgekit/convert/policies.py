@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -68,14 +69,12 @@ class Trial:
         self._held_out: dict[int, HeldOut] = {}
         self._counted: dict[tuple[int, ...], Histograms] = {}  # fifths that are left out -> the values of the others
         self._made: dict[tuple[str, int], Path] = {}  # (policy, fifth) -> file
-        self._reranger: Reranger | None = None
-        self._asked = False  # the quantizer, for files to learn from
 
     def judge(self, policies: Sequence[str], fifths: Sequence[int]) -> list[Tried]:
         """How each policy does on these fifths, all of their samples taken together."""
         wanted = [(policy, fifth) for fifth in fifths for policy in policies if (policy, fifth) not in self._made]
         with ThreadPoolExecutor(1) as pool:
-            learning = pool.submit(self._learn)  # most of it in a process of its own
+            learning = pool.submit(lambda: self._reranger)  # most of it in a process of its own
             several = [self._ranges(policy, fifth) for policy, fifth in wanted]
             learning.result()
             making = pool.submit(self._make, wanted, several)
@@ -123,13 +122,11 @@ class Trial:
         winner = best_of([tried for tried, _ in found])
         return next(made for tried, made in found if tried is winner)
 
-    def _learn(self) -> None:
-        if self._asked:
-            return
-        self._asked = True
+    @cached_property
+    def _reranger(self) -> Reranger | None:
         unlike = [distinct(min_max(self._extremes), seed) for seed in (1, 2)]
         files = [path.read_bytes() for path in self._quantize(unlike, "learnt")]
-        self._reranger = learn((self._logits or self._model).read_bytes(), files, unlike)
+        return learn((self._logits or self._model).read_bytes(), files, unlike)
 
     def _make(self, wanted: Sequence[tuple[str, int]], several: Sequence[Ranges]) -> None:
         if self._reranger is None:

@@ -60,7 +60,7 @@ def quantize(
     said = []
     for back_end in back_ends or BACK_ENDS[mode]:
         try:
-            made_by = _run(back_end, folder, timeout_s, *([ready] if ready is not None else []))
+            made_by = _run(back_end, folder, timeout_s, ready)
             for path in paths[:1] if trial else paths:
                 check_mode(path, mode)
             return Quantized(paths, made_by)
