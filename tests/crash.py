@@ -18,7 +18,10 @@ import hashlib
 import io
 import itertools
 import json
+import marshal
+import os
 import random
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -56,7 +59,7 @@ def small(label: str, seq: int, runtime: str = "runtime") -> Small:
         return hashlib.sha256(text.encode()).hexdigest()[:16], text
 
     name, runtime_text = listing("runtime", {"numpy/core.so": runtime.encode() * 4})
-    contents = {"run": b"#!/bin/sh", "models/model.tflite": label.encode() * 8}
+    contents = {"run": b"#!/bin/sh", "models/model.tflite": label.encode() * 8, "main.py": b"y = 2"}
     release, text = listing("release", contents, runtime=name)
     return Small(release, text, name, runtime_text, blobs, seq)
 
@@ -340,7 +343,23 @@ def whole(disk: Disk, folder: str) -> str:
         for name, file in json.loads(text)["files"].items():
             if content(f"{place}/{name}") != one.blobs[file["sha256"]]:
                 return name
+            if name.endswith(".py") and not runs(content(f"{place}/{compiled(name)}"), one.blobs[file["sha256"]]):
+                return compiled(name)
     return ""
+
+
+def compiled(name: str) -> str:
+    """Where Python looks for a source's bytecode."""
+    folder, name = os.path.split(name)
+    return os.path.join(folder, "__pycache__", f"{name[:-3]}.{sys.implementation.cache_tag}.pyc")
+
+
+def runs(bytecode: bytes | None, source: bytes) -> bool:
+    """Whether that is what Python would have made of the source: a header of 16 bytes, then the code."""
+    try:
+        return marshal.loads((bytecode or b"")[16:]) == compile(source, "", "exec", dont_inherit=True)
+    except (EOFError, ValueError, TypeError):
+        return False
 
 
 def name_of(release: str | None) -> str:

@@ -31,7 +31,7 @@ def world(root: Path) -> dict[str, str]:
     """Everything that matters under a device's ROOT: path -> content's hash, or where a link points."""
     found = {}
     for folder, folders, names in os.walk(root):
-        folders[:] = sorted(name for name in folders if name != "__pycache__")  # what Python itself keeps
+        folders.sort()
         for name in sorted([*folders, *names]):
             path = Path(folder) / name
             if path.is_symlink():

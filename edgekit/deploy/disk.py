@@ -12,7 +12,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any
 
 ID = re.compile(r"[0-9a-f]{16}")
@@ -71,6 +71,12 @@ def read_listing(name: str, text: str, key: str) -> dict[str, Any]:
         files = None
     if files is None:
         raise Refused("DeviceError", f"not a list that this agent knows: {name}", OUR_FAULT)
+    check_files(files)
+    return dict(listing)
+
+
+def check_files(files: Iterable[tuple[str, Any]]) -> None:
+    """Refused if a path among them could lead elsewhere, or if one has no hash or size."""
     for path, file in files:
         parts = path.split("/")
         if len(parts) > DEEPEST or not isinstance(file, dict):
@@ -79,7 +85,6 @@ def read_listing(name: str, text: str, key: str) -> dict[str, Any]:
             checked(COMPONENT, part)
         checked(SHA256, file.get("sha256"))
         checked_size(file.get("size"))
-    return dict(listing)
 
 
 def intact(path: str, sha256: str, size: int) -> bool:

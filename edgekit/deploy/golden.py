@@ -21,6 +21,7 @@ CHECK_S = 600.0  # for the golden vectors, on the slowest board
 # What the launcher does (release.py), but that the libraries of the runtime are there already when the release is named.
 _WARM = """
 import os, sys
+sys.dont_write_bytecode = True
 site = sys.argv[1]
 sys.path = [site] + [place for place in sys.path if place]
 try:
@@ -31,7 +32,7 @@ here = sys.stdin.readline().rstrip("\\n")
 if here:
     os.chdir(here)
     sys.path[:1] = [here, here + "/site"]
-    os.environ["PYTHONPATH"] = here + ":" + here + "/site"
+    os.environ.update(PYTHONPATH=here + ":" + here + "/site", PYTHONDONTWRITEBYTECODE="1")
     sys.argv = ["-c", "check", here, "--json"]
     from edgekit.runner.__main__ import main
     sys.exit(main())

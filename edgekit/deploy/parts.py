@@ -14,6 +14,7 @@ AGENT = (  # in the order in which they import one another
     "journal",
     "tree",
     "folder",
+    "bytecode",
     "store",
     "guard",
     "command",

@@ -103,8 +103,8 @@ if [ -z "${{EDGEKIT_RECOVERED:-}}" ] && [ -r "$root/journal.json" ] && read -r j
         case $0 in */current/run) here=$(readlink -f "$root/current") && exec /bin/sh "$here/run" "$@" || exit ;; esac
     esac
 fi
-PYTHONPATH="$here:$here/site"
-export PYTHONPATH
+PYTHONPATH="$here:$here/site" PYTHONDONTWRITEBYTECODE=1 # which was made when it was installed, and hashed
+export PYTHONPATH PYTHONDONTWRITEBYTECODE
 case "${{1:-}}" in
     "" | -*) {start} "$@" ;;
 esac

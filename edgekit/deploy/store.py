@@ -9,6 +9,7 @@
     incoming/<sha256>       a blob while it arrives, or as far as it came
     runtimes/<id>/          site-packages for this board's Python: hard links into blobs; <id>.json lists them
     releases/<id>/          bundle, runner and `run`: hard links; `site` -> the runtime; release.json lists them
+    */<id>/.bytecode.json   lists the bytecode of both, which was made here (bytecode.py): hard links too
     samples/                what runners recorded (edgekit/runner/record.py): no release, so nothing here touches it
     current -> releases/<id>    what is in use; replaced by rename, so always whole
 
@@ -27,6 +28,7 @@ from _frozen_importlib_external import MAGIC_NUMBER
 from collections.abc import Collection, Mapping
 from typing import Any, BinaryIO
 
+from edgekit.deploy.bytecode import LIST, Compiled, as_list, compile_files, read_list
 from edgekit.deploy.disk import (
     ID,
     OUR_FAULT,
@@ -40,6 +42,7 @@ from edgekit.deploy.disk import (
     read_file,
     read_listing,
     sync,
+    write_all,
     write_durably,
 )
 from edgekit.deploy.folder import Folder
@@ -49,7 +52,7 @@ from edgekit.deploy.tree import build_tree, linked_folders, mend_tree, sync_blob
 
 POINTS = "points.json"  # in ROOT: what operating points cost there; no release has it
 RESERVE = 16 << 20  # bytes left free on the disk, so that logs and the system go on
-RESERVED_FILES = 64  # as many more can still be made
+RESERVED_FILES = 320  # as many more can still be made; the bytecode of runner and libraries is some 190
 
 
 class Store(Folder):
@@ -109,6 +112,20 @@ class Store(Folder):
             return True
         return False
 
+    def keep(self, content: bytes) -> dict[str, Any]:
+        """A blob that was made here: {sha256, size}. Not synced: `build` does that."""
+        sha256 = hashlib.sha256(content).hexdigest()
+        aside, blob = self.path("incoming", sha256), self.path("blobs", sha256)
+        if not intact(blob, sha256, len(content)):
+            delete(aside)
+            out = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444)
+            try:
+                write_all(out, content)
+            finally:
+                os.close(out)
+            os.rename(aside, blob)
+        return {"sha256": sha256, "size": len(content)}
+
     # -- runtimes and releases
 
     def build(
@@ -124,6 +141,8 @@ class Store(Folder):
         if taken:
             raise Refused("DeviceError", f"not a name for a file of ours: {taken.pop()!r}", OUR_FAULT)
         final, blobs = self.path(kind, checked(ID, name)), self.path("blobs")
+        compiled = compile_files(blobs, files, self._bytecode_in_use(kind), self.keep)
+        files, own = {**files, **compiled}, {**own, LIST: as_list(compiled)}
         sync_blobs(blobs, files)
         if os.path.islink(final):
             delete(final)
@@ -131,6 +150,15 @@ class Store(Folder):
             mend_tree(blobs, final, self.path(kind, ".tmp-mended"), files, own, links)
         else:
             build_tree(blobs, final, self.path(kind, ".tmp-" + name), files, own, links)
+
+    def _bytecode_in_use(self, kind: str) -> Compiled:
+        """That of the current release or its runtime: the next one has most of it too."""
+        name = self.target_of("current")
+        if name is not None and kind == "runtimes":
+            name = self.runtime_of(name)
+        with contextlib.suppress(Refused):
+            return read_list(self.path(kind, name)) if name is not None else {}
+        return {}
 
     def listing(self, kind: str, name: str) -> dict[str, Any]:
         """What was installed under that id. Raises Refused if the list is not what it was, OSError if it is not there."""
@@ -143,7 +171,11 @@ class Store(Folder):
             listing = self.listing(kind, name)
         except (OSError, Refused):
             return ["the list of its files"]
-        folder, files = self.path(kind, name), listing["files"]
+        folder = self.path(kind, name)
+        try:
+            files = {**listing["files"], **read_list(folder)}
+        except Refused:
+            return [LIST]
         links = linked_folders(folder, files)
         if links:
             return [path or "its folder" for path in links]
