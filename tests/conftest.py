@@ -102,6 +102,24 @@ def sshd(_sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> Sshd:
 
 
 @pytest.fixture
+def token(monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A FIDO token in software, which ssh-keygen makes keys on and signs with. It is touched as soon as it asks for it."""
+    from software_token import software_token
+
+    library = software_token()
+    monkeypatch.setenv("SSH_SK_PROVIDER", str(library))
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+    return library
+
+
+@pytest.fixture
+def finger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What touches the token: from here on it waits, some 30 s, until this file is there."""
+    monkeypatch.setenv("SOFTWARE_TOKEN_TOUCH", str(tmp_path / "finger"))
+    return tmp_path / "finger"
+
+
+@pytest.fixture
 def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     """Runs `edgekit ARGUMENTS` in this process: exit code, stdout, stderr."""
     from edgekit.cli.main import main

@@ -43,15 +43,17 @@ def ssh_sign(key: Path, content: bytes, namespace: str = "edgekit-bundle") -> by
 
 
 @contextmanager
-def ssh_agent(folder: Path, *keys: Path) -> Iterator[str]:
-    """The socket of an ssh-agent that holds these keys; it ends with the block."""
+def ssh_agent(folder: Path, *keys: Path, token: Path | None = None) -> Iterator[str]:
+    """The socket of an ssh-agent that holds these keys, which may be on a token; it ends with the block."""
     socket = str(folder / "agent.sock")
-    done = subprocess.run(["ssh-agent", "-a", socket], check=True, capture_output=True, text=True)
+    allowed = [] if token is None else ["-P", token]
+    done = subprocess.run(["ssh-agent", "-a", socket, *allowed], check=True, capture_output=True, text=True)
     found = re.search(r"SSH_AGENT_PID=(\d+)", done.stdout)
     assert found is not None
     environment = {**os.environ, "SSH_AUTH_SOCK": socket}
     try:
-        subprocess.run(["ssh-add", "-q", *keys], check=True, env=environment)
+        provider = [] if token is None else ["-S", token]
+        subprocess.run(["ssh-add", "-q", *provider, *keys], check=True, env=environment)
         yield socket
     finally:
         environment["SSH_AGENT_PID"] = found[1]

@@ -6,8 +6,10 @@ import hashlib
 import json
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -59,6 +61,63 @@ def test_keygen_asks_nobody_who_is_not_there(tmp_path: Path, command: Run) -> No
 
     assert (code, "--no-passphrase" in err) == (2, True)
     assert not (tmp_path / "key").exists()
+
+
+def test_a_key_on_a_token_signs_a_bundle(
+    bundle: Path, device: Local, tmp_path: Path, token: Path, command: Run
+) -> None:
+    made, out, err = command("keygen", tmp_path / "key", "--type", "ed25519-sk", "--no-passphrase", "--json")
+    assert (made, err) == (0, "edgekit: you may need to touch the FIDO token to make the key\n")
+    assert json.loads(out)["key"] == fingerprint_of(tmp_path / "key")
+    assert public(tmp_path / "key").startswith("sk-ssh-ed25519@openssh.com ")
+
+    code, _, err = command("sign", bundle, "--key", tmp_path / "key", "--device", device)
+    verified, out, _ = command("verify", bundle, "--key", tmp_path / "key.pub", "--json")
+
+    assert (code, err) == (0, "edgekit: you may need to touch the FIDO token to sign\n")
+    assert (verified, json.loads(out)["key"]) == (0, fingerprint_of(tmp_path / "key"))
+
+
+def test_a_token_that_cannot_make_the_key_is_asked_about(tmp_path: Path, token: Path, command: Run) -> None:
+    code, _, err = command(
+        "keygen", tmp_path / "key", "--type", "ecdsa-sk", "--no-passphrase"
+    )  # this one has ed25519 only
+
+    assert (code, "is the token plugged in?" in err) == (2, True)
+    assert not (tmp_path / "key").exists()
+
+
+@pytest.mark.parametrize("what", ["make the key", "sign", "sign with the agent"])
+def test_a_person_is_told_to_touch_the_token_before_it_waits(
+    what: str, tmp_path: Path, token: Path, finger: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finger.touch()
+    key = make_key(tmp_path, "key", "ed25519-sk")
+    with ExitStack() as stack:
+        if what == "sign with the agent":
+            monkeypatch.setenv("SSH_AUTH_SOCK", stack.enter_context(ssh_agent(tmp_path, key, token=token)))
+        finger.unlink()
+        signs = "import sys; from pathlib import Path; from edgekit.deploy.sign import sign_with"
+        words = [
+            "-c",
+            f"{signs}; sys.stdout.buffer.write(sign_with(Path(sys.argv[1]))(b'{{}}'))",
+            key.with_suffix(".pub"),
+        ]
+        if what == "make the key":
+            words = ["-m", "edgekit.cli.main", "keygen", tmp_path / "new", "--type", "ed25519-sk", "--no-passphrase"]
+        process = stack.enter_context(
+            subprocess.Popen([sys.executable, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        )
+        assert process.stderr is not None
+        told = process.stderr.readline()
+        waits = process.poll() is None
+        finger.touch()
+        out, err = process.communicate(timeout=60)
+
+    assert told == f"edgekit: you may need to touch the FIDO token to {what.removesuffix(' with the agent')}\n"
+    assert waits
+    assert (process.returncode, err) == (0, "")
+    assert "-----BEGIN SSH SIGNATURE-----" in out or fingerprint_of(tmp_path / "new") in out
 
 
 def test_the_statement_names_every_file_that_a_board_gets(signed: Path, tiny_bundle: Bundle) -> None:

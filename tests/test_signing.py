@@ -288,6 +288,45 @@ def test_a_fido_token_counts_with_its_touch(tmp_path: Path) -> None:
         check(tmp_path, STATEMENT + b" ", signed(1))
 
 
+@pytest.mark.parametrize("held_by", ["file", "agent"])
+def test_what_a_token_signed_through_ssh_is_believed_if_its_key_is_enrolled(
+    root: Path, token: Path, held_by: str, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgekit.deploy.sign import sign_with
+
+    folder = tmp_path_factory.mktemp("token")
+    key, other = (make_key(folder, name, "ed25519-sk") for name in ("mine", "other"))
+    if held_by == "file":
+        signature = sign_with(key)(STATEMENT)
+    else:
+        only_public = root / "mine.pub"
+        only_public.write_bytes(key.with_name("mine.pub").read_bytes())
+        with ssh_agent(folder, key, token=token) as socket:
+            monkeypatch.setenv("SSH_AUTH_SOCK", socket)
+            signature = sign_with(only_public)(STATEMENT)
+
+    enrol(root, other=other)
+    with refusal() as said:
+        check(root, STATEMENT, signature)
+    assert "not an enrolled key" in said[0]
+    enrol(root, mine=key)
+    assert check(root, STATEMENT, signature) == {"principal": "mine", "key": fingerprint_of(key)}
+    with refusal() as said:
+        check(root, STATEMENT + b" ", signature)
+    assert "does not fit" in said[0]
+
+
+def test_without_its_key_file_and_without_an_agent_a_token_signs_nothing(tmp_path: Path, token: Path) -> None:
+    from edgekit.deploy.sign import sign_with
+    from edgekit.errors import InputError
+
+    key = make_key(tmp_path, "mine", "ed25519-sk")
+    key.unlink()
+
+    with pytest.raises(InputError, match="did not sign"):
+        sign_with(key.with_name("mine.pub"))(STATEMENT)
+
+
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_no_bytes_in_place_of_a_signature_are_believed_or_break_anything(enrolled: Path, keys: Path, data: Any) -> None:

@@ -39,6 +39,7 @@ from edgekit.deploy.signing import (
     key_lines,
     read_statement,
 )
+from edgekit.deploy.touch import is_on_token, tell_to_touch
 from edgekit.deploy.transport import AskHostKey
 from edgekit.errors import DeviceUnsupported, EdgekitError, InputError, NotTrusted
 from edgekit.platforms import Platform, choose_runtime
@@ -47,6 +48,7 @@ from edgekit.target import Target
 Signer = Callable[[bytes], bytes]  # statement -> signature
 
 _NOT_IN_NAMES = str.maketrans(dict.fromkeys('"\\*?!,#', "_"))  # what means something in allowed_signers
+_PLUGGED_IN = "is the token plugged in? an old one makes ecdsa-sk only"
 _OPENSSH = "signing needs OpenSSH >= 8.1: sudo apt install openssh-client"
 
 
@@ -131,6 +133,8 @@ def sign_with(key: Path, namespace: str = BUNDLES) -> Signer:
     def sign(statement: bytes) -> bytes:
         if not key.is_file():
             raise InputError(f"{key} is not there", hint="name a key: edgekit keygen makes one")
+        if is_on_token(key):
+            tell_to_touch("sign")
         done = _ssh_keygen(["-Y", "sign", "-n", namespace, "-f", str(key)], statement)
         if done.returncode != 0 or not done.stdout.startswith(b"-----BEGIN SSH SIGNATURE-----"):
             reason = _last_line(done.stderr) or "ssh-keygen says why above"
@@ -165,9 +169,13 @@ def make_key(path: Path, *, kind: str, comment: str, passphrase: bool) -> str:
     if passphrase and not sys.stdin.isatty():
         raise InputError("a passphrase is asked for, and nobody is there to type it", hint="add --no-passphrase")
     arguments = ["-q", "-t", kind, "-C", comment, "-f", str(path), *([] if passphrase else ["-N", ""])]
+    on_token = kind.endswith("-sk")
+    if on_token:
+        tell_to_touch("make the key")
     done = _ssh_keygen(arguments, None)
     if done.returncode != 0:
-        raise InputError(f"no key was made: {_last_line(done.stderr) or 'ssh-keygen says why above'}", hint=_OPENSSH)
+        reason = _last_line(done.stderr) or "ssh-keygen says why above"
+        raise InputError(f"no key was made: {reason}", hint=_PLUGGED_IN if on_token else _OPENSSH)
     return fingerprint(read_public_key(path.with_name(path.name + ".pub"))[1])
 
 
