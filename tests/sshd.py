@@ -99,6 +99,17 @@ class Sshd:
         with self.known_hosts.open("a") as stream:
             stream.write(f"[127.0.0.1]:{other.port} {other.host_key()}\n")
 
+    @contextmanager
+    def letting_in(self, public: Path) -> Iterator[None]:
+        """While open, that key may log in too."""
+        authorized = self.folder / "authorized_keys"
+        before = authorized.read_text()
+        authorized.write_text(before + public.read_text())
+        try:
+            yield
+        finally:
+            authorized.write_text(before)
+
     def sessions(self) -> list[int]:
         """Process ids of the server's children: connections that are open."""
         pid = (self.folder / "sshd.pid").read_text().strip()

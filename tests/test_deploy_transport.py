@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -11,6 +14,7 @@ from typing import Any
 
 import pytest
 from devices import PYTHON, install, refused, release, wait_until
+from keys import make_key, ssh_agent
 from sshd import Sshd, running_sshd
 
 from edgekit.deploy.address import Remote, Transport, parse_address
@@ -219,6 +223,81 @@ def test_a_key_on_a_fido_token_is_left_to_ssh(sshd: Sshd) -> None:
     sshd.write_client_config(identity="token")
 
     assert "FIDO" in only_openssh(find_route(board()))
+
+
+@pytest.mark.parametrize("held_by", ["file", "agent"])
+def test_a_key_on_a_fido_token_logs_in_and_its_touch_is_asked_for(
+    sshd: Sshd, token: Path, held_by: str, tmp_path: Path, command: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = make_key(tmp_path, "token", "ed25519-sk")
+    with ExitStack() as stack:
+        if held_by == "agent":
+            monkeypatch.setenv("SSH_AUTH_SOCK", stack.enter_context(ssh_agent(tmp_path, key, token=token)))
+            key.unlink()
+        provider = "" if held_by == "agent" else f"SecurityKeyProvider {token}\n"
+        sshd.write_client_config(identity=str(key), more=provider)
+        assert only_openssh(find_route(board()))
+        with refused(DeviceRefused, 4):
+            status(board(), python=PYTHON)
+        stack.enter_context(sshd.letting_in(key.with_name("token.pub")))
+
+        code, out, err = command("status", "board", "--python", PYTHON, "--json")
+
+    assert (code, err) == (0, "edgekit: you may need to touch the FIDO token to log in\n")
+    assert json.loads(out)["releases"] == []
+
+
+def test_a_key_on_a_fido_token_whose_public_half_is_gone_is_left_to_ssh(
+    sshd: Sshd, token: Path, tmp_path: Path
+) -> None:
+    key = make_key(tmp_path, "token", "ed25519-sk")
+    sshd.write_client_config(identity=str(key), more=f"IdentityFile {sshd.folder / 'id'}\n")
+    key.with_name("token.pub").unlink()
+
+    assert "FIDO" in only_openssh(find_route(board()))
+    assert status(board("paramiko"), python=PYTHON)["releases"] == []  # paramiko cannot use it, and goes on to the next
+
+
+def test_the_agents_key_on_a_fido_token_is_touched_only_if_no_other_logs_in(
+    sshd: Sshd, token: Path, tmp_path: Path, finger: Path, command: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finger.touch()
+    key = make_key(tmp_path, "token", "ed25519-sk")
+    sshd.write_client_config(more="IdentitiesOnly no\n")
+    finger.unlink()
+    with ssh_agent(tmp_path, key, token=token) as socket:
+        monkeypatch.setenv("SSH_AUTH_SOCK", socket)
+        began = time.monotonic()
+        assert command("status", "board", "--python", PYTHON)[::2] == (0, "")
+        assert time.monotonic() - began < 20  # the token, which nobody touched, would have waited for 30 s
+
+        finger.touch()
+        sshd.write_client_config(identity="none", more="IdentitiesOnly no\n")
+        with sshd.letting_in(tmp_path / "token.pub"):
+            code, _, err = command("status", "board", "--python", PYTHON)
+        assert (code, err) == (0, "edgekit: you may need to touch the FIDO token to log in\n")
+
+
+def test_a_login_waits_for_the_touch_of_a_fido_token(
+    sshd: Sshd, token: Path, tmp_path: Path, finger: Path, command: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finger.touch()
+    key = make_key(tmp_path, "token", "ed25519-sk")
+    finger.unlink()
+    sshd.write_client_config(identity=str(key), more=f"SecurityKeyProvider {token}\n")
+    words = [sys.executable, "-m", "edgekit.cli.main", "status", "board", "--python", PYTHON]
+    with (
+        sshd.letting_in(tmp_path / "token.pub"),
+        subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process,
+    ):
+        assert process.stderr is not None
+        told = process.stderr.readline()
+        waits = process.poll() is None
+        finger.touch()
+        err = process.communicate(timeout=60)[1]
+
+    assert (told, waits) == ("edgekit: you may need to touch the FIDO token to log in\n", True)
+    assert (process.returncode, err) == (0, "")
 
 
 # -- the option

@@ -8,9 +8,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import paramiko
+from cryptography.exceptions import UnsupportedAlgorithm
 from paramiko.auth_handler import AuthHandler
 
 from edgekit.deploy.route import Route
+from edgekit.deploy.touch import tell_to_touch
 from edgekit.errors import DeviceRefused
 
 CONNECT_S = 20.0
@@ -81,6 +83,8 @@ def _authenticate(
                 hint="say which key is for it: IdentityFile and IdentitiesOnly yes in ~/.ssh/config",
             )
         tried += 1
+        if _is_on_token(key):
+            tell_to_touch("log in")
         try:
             offer(route.user, key)
         except paramiko.BadAuthenticationType as error:
@@ -118,13 +122,18 @@ def _keys(route: Route) -> tuple[list[paramiko.PKey], list[Path]]:
         except (paramiko.PasswordRequiredException, TypeError):  # TypeError: cryptography's word for it
             if _public_half(path) not in held:
                 locked.append(path)
-        except (paramiko.SSHException, ValueError, OSError):
+        except (paramiko.SSHException, UnsupportedAlgorithm, ValueError, OSError):
             continue  # a kind of key that paramiko cannot use, or not a key
     ours = named.keys() | {_public_half(path) for path in route.identities}
     keys = [key for blob, key in held.items() if blob in ours]
     keys += [key for blob, key in held.items() if blob not in ours and not route.identities_only]
     keys += [key for blob, key in named.items() if blob not in held]
+    keys.sort(key=_is_on_token)  # last: it has to be touched before we hear whether the device takes that key
     return keys, locked
+
+
+def _is_on_token(key: paramiko.PKey) -> bool:
+    return key.get_name().startswith("sk-")
 
 
 def _public_half(path: Path) -> str:

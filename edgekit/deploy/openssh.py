@@ -19,6 +19,7 @@ from typing import IO
 from edgekit.deploy.address import Remote
 from edgekit.deploy.known_hosts import HostKey, check_host_key, read_known_hosts, read_one_key
 from edgekit.deploy.route import Route
+from edgekit.deploy.touch import is_on_token, tell_to_touch
 from edgekit.deploy.transport import ENDING_S, AskHostKey, ProcessChannel
 from edgekit.errors import DeviceRefused, DeviceUnreachable
 
@@ -53,6 +54,8 @@ class _Channel(ProcessChannel):
 @contextmanager
 def openssh_channel(remote: Remote, route: Route, command: str, *, ask: AskHostKey) -> Iterator[ProcessChannel]:
     """`command`, running on the device. Raises DeviceUnreachable, DeviceRefused, HostKeyUnknown or HostKeyChanged."""
+    if any(map(is_on_token, route.identities)):
+        tell_to_touch("log in")
     with contextlib.ExitStack() as stack:
         for is_last in (False, True):
             running = stack.enter_context(contextlib.ExitStack())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 import re
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from edgekit.deploy.address import Address, Local, Remote
 from edgekit.deploy.known_hosts import own_known_hosts, read_known_hosts
+from edgekit.deploy.touch import is_on_token
 from edgekit.errors import DeviceUnreachable, InputError
 
 # keyword -> values with which nothing is lost
@@ -131,11 +131,8 @@ def _beyond_paramiko(values: dict[str, list[str]]) -> str:
     agent = values.get("identityagent", ["SSH_AUTH_SOCK"])[0]
     if agent not in ("SSH_AUTH_SOCK", "$SSH_AUTH_SOCK", os.environ.get("SSH_AUTH_SOCK")):
         return "identityagent"
-    for path in values.get("identityfile", []):
-        public = Path(path if path.endswith(".pub") else f"{path}.pub").expanduser()
-        with contextlib.suppress(OSError):
-            if public.read_text("utf-8", "replace").startswith("sk-"):
-                return "identityfile with a FIDO key"
+    if any(is_on_token(Path(path).expanduser()) for path in values.get("identityfile", [])):
+        return "identityfile with a FIDO key"
     return ""
 
 
