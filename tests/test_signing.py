@@ -22,7 +22,8 @@ from keys import fingerprint_of, make_key, public, ssh_agent, ssh_sign, why_no_s
 from edgekit.deploy import signing
 from edgekit.deploy.disk import Refused
 from edgekit.deploy.signers import change_signers, list_signers
-from edgekit.deploy.signing import admit, check_signature, read_statement
+from edgekit.deploy.signing import admit, read_statement
+from edgekit.deploy.sshsig import check_signature
 
 pytestmark = pytest.mark.skipif(bool(why_no_ssh_keygen()), reason=why_no_ssh_keygen())
 
@@ -286,6 +287,9 @@ def test_a_fido_token_counts_with_its_touch(tmp_path: Path) -> None:
     assert check(tmp_path, STATEMENT, signed(1))["principal"] == "token"
     with refusal():
         check(tmp_path, STATEMENT + b" ", signed(1))
+    with refusal() as said:  # ssh-keygen itself takes it
+        check(tmp_path, STATEMENT, signed(0))
+    assert "nobody touched" in said[0]
 
 
 @pytest.mark.parametrize("held_by", ["file", "agent"])

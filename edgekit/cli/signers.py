@@ -109,7 +109,7 @@ def prepare_command(
     """
     from edgekit.deploy.enrol import make_change, name_of
     from edgekit.deploy.sign import Signed, read_public_key, sign_with, write_signed
-    from edgekit.deploy.signing import SIGNERS
+    from edgekit.deploy.sshsig import SIGNERS
     from edgekit.errors import InputError
 
     if not add and not revoke:
@@ -160,7 +160,7 @@ def _change(
     from edgekit.deploy.address import parse_address
     from edgekit.deploy.enrol import change_signers
     from edgekit.deploy.sign import sign_with
-    from edgekit.deploy.signing import SIGNERS
+    from edgekit.deploy.sshsig import SIGNERS
 
     signer = None if sign is None else sign_with(sign, SIGNERS)
     done = change_signers(

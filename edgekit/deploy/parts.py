@@ -29,6 +29,7 @@ AGENT = (  # in the order in which they import one another
     "alone",
     "look",
     "recorded",
+    "sshsig",
     "signing",
     "signers",
     "intake",

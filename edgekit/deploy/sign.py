@@ -28,17 +28,8 @@ from edgekit.deploy.disk import Refused
 from edgekit.deploy.release import plan_release, read_content
 from edgekit.deploy.runtime import Tree, build_runtime
 from edgekit.deploy.session import open_session
-from edgekit.deploy.signing import (
-    BUNDLES,
-    LARGEST_SEQ,
-    LONGEST,
-    PYTHON,
-    check_covers,
-    check_signature,
-    fingerprint,
-    key_lines,
-    read_statement,
-)
+from edgekit.deploy.signing import LARGEST_SEQ, PYTHON, check_covers, read_statement
+from edgekit.deploy.sshsig import BUNDLES, LONGEST, check_signature, fingerprint, key_lines
 from edgekit.deploy.touch import is_on_token, tell_to_touch
 from edgekit.deploy.transport import AskHostKey
 from edgekit.errors import DeviceUnsupported, EdgekitError, InputError, NotTrusted

@@ -16,17 +16,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from edgekit.deploy.disk import Refused, checked, write_durably
-from edgekit.deploy.signing import (
-    ALLOWED,
-    BUNDLES,
-    REVOKED,
-    SIGNERS,
-    check_signature,
-    fingerprint,
-    key_lines,
-    read_fields,
-    read_keys,
-)
+from edgekit.deploy.signing import ALLOWED, REVOKED, read_fields
+from edgekit.deploy.sshsig import BUNDLES, SIGNERS, check_signature, fingerprint, key_lines, read_keys
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,63}")
 MOST = 1000  # keys of a device: more are no list that anybody keeps
