@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from compiled import compiled, runs
 from devices import PYTHON
 
 Listings = dict[str, Any]  # id -> what was sent under it: {"files": {path: {"sha256": ...}}, "runtime": id}
@@ -98,7 +99,16 @@ def damage(root: Path, name: str, listings: Listings) -> str:
                 return f"{path.relative_to(root)}: {error.strerror}"
             if not hashlib.sha256(there).hexdigest().startswith(sha256):
                 return f"{path.relative_to(root)} has {len(there)} bytes, and not those that were sent"
+            if path.suffix == ".py" and not _runs(Path(compiled(str(path))), there):
+                return f"{path.relative_to(root)} would not start: its bytecode is not whole"
     return ""
+
+
+def _runs(bytecode: Path, source: bytes) -> bool:
+    try:
+        return runs(bytecode.read_bytes(), source)
+    except OSError:
+        return False
 
 
 def listings_of(root: Path) -> Listings:

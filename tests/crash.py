@@ -18,15 +18,13 @@ import hashlib
 import io
 import itertools
 import json
-import marshal
-import os
 import random
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from compiled import compiled, runs
 from crashing_disk import Disk, Node, PowerCut, Program, tree
 
 ROOT = "/root"
@@ -343,23 +341,11 @@ def whole(disk: Disk, folder: str) -> str:
         for name, file in json.loads(text)["files"].items():
             if content(f"{place}/{name}") != one.blobs[file["sha256"]]:
                 return name
-            if name.endswith(".py") and not runs(content(f"{place}/{compiled(name)}"), one.blobs[file["sha256"]]):
+            if name.endswith(".py") and not runs(
+                content(f"{place}/{compiled(name)}") or b"", one.blobs[file["sha256"]]
+            ):
                 return compiled(name)
     return ""
-
-
-def compiled(name: str) -> str:
-    """Where Python looks for a source's bytecode."""
-    folder, name = os.path.split(name)
-    return os.path.join(folder, "__pycache__", f"{name[:-3]}.{sys.implementation.cache_tag}.pyc")
-
-
-def runs(bytecode: bytes | None, source: bytes) -> bool:
-    """Whether that is what Python would have made of the source: a header of 16 bytes, then the code."""
-    try:
-        return marshal.loads((bytecode or b"")[16:]) == compile(source, "", "exec", dont_inherit=True)
-    except (EOFError, ValueError, TypeError):
-        return False
 
 
 def name_of(release: str | None) -> str:

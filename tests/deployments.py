@@ -31,7 +31,9 @@ def small(label: str, number: int) -> Pair:
     """A runtime and a release of some 25 files."""
     blocks = [random.Random(name).randbytes(90_000) for name in (label, f"runtime {number}")]  # do not pack
     runtime = parcel("runtime", {"numpy/core.so": blocks[1], "numpy/empty.py": b""})
-    files = {f"runner/{n}.py": f"{label} {n}".encode() * 50 for n in range(22)}  # more than are synced one by one
+    files = {
+        f"runner/{n}.py": f"x = '{label} {n}'\n".encode() * 20 for n in range(22)
+    }  # more than are synced one by one
     model = {"models/model.tflite": blocks[0], "same": b"in all releases"}
     return runtime, release(label, runtime=runtime.id, **files, **model)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import warnings
 from pathlib import Path
@@ -316,6 +317,31 @@ def test_packed_weights_are_kept_for_the_next_start(tmp_path, own_cache):
     assert np.array_equal(quietly(path)(raw, raw_out=True), first)
     (agreement, _), *_ = check_release(path)
     assert agreement.bit_equal == 2
+
+
+def test_packed_weights_get_their_name_when_they_are_on_the_disk_and_not_before(tmp_path, own_cache, monkeypatch):
+    """XNNPACK would take half of them for all: what a power cut leaves must not be there the next time."""
+    raw = np.random.default_rng(0).random((2, 8, 8, 1), np.float32)
+    path = make_bundle(tmp_path / "b", classifier(), raw=raw, delegates=["cpu:weight_cache=true"]).path
+    seen = []
+
+    def power_cut(handle):
+        seen.append((os.path.basename(os.readlink(f"/proc/self/fd/{handle}")), [each.name for each in files()]))
+        raise OSError
+
+    def files():
+        return [each for each in own_cache.iterdir() if ".xnnpack" in each.name]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", power_cut)
+        first = quietly(path)(raw, raw_out=True)
+
+    [(synced, there)] = seen
+    assert there == [synced]
+    assert not synced.endswith(".xnnpack")
+    assert files() == []
+    assert np.array_equal(quietly(path)(raw, raw_out=True), first)
+    assert [each.suffix for each in files()] == [".xnnpack"]
 
 
 def test_a_bare_file_has_no_golden_vectors_and_so_no_delegates(tmp_path):

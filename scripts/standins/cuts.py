@@ -16,7 +16,6 @@ import dataclasses
 import json
 import os
 import random
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -57,6 +56,16 @@ units = [dict(line.split("=", 1) for line in unit.splitlines()) for unit in said
 found["units"] = dict(zip(["runner", "recover"], units))
 print(json.dumps(found))
 """
+_WITHOUT_FSYNC = """
+import sys
+sys.path.insert(0, sys.argv.pop(1))
+from agent_without import ALL, agent_without
+from edgekit.cli.main import main
+from edgekit.deploy import session
+agent = agent_without(ALL)
+session.packed_agent = lambda: agent
+sys.exit(main(sys.argv[1:]))
+"""
 
 
 def main(words: list[str]) -> int:
@@ -71,7 +80,7 @@ def main(words: list[str]) -> int:
     print(json.dumps({"seed": seed}), flush=True)
     with tempfile.TemporaryDirectory(prefix="edgekit-cuts-", dir=tree.BUILD) as name, _running(Path(name)) as bench:
         if options.without_fsync:
-            bench.package = _without_fsync(Path(name) / "mutant")
+            bench.start = [sys.executable, "-c", _WITHOUT_FSYNC, str(ROOT / "tests")]
         wrong = bench.cut(options.rounds, random.Random(seed), stop=options.without_fsync)
     if options.without_fsync:
         print("an agent without fsync was found out" if wrong else "an agent without fsync was NOT found out")
@@ -88,7 +97,7 @@ class _Bench:
     def __init__(self, pi: vpi.VirtualPi, folder: Path) -> None:
         self.pi = pi
         self.folder = folder
-        self.package = ROOT
+        self.start = [sys.executable, "-m", "edgekit.cli.main"]
         self.slow = 0  # rounds that could not be judged
         self._number = 0
 
@@ -210,9 +219,9 @@ class _Bench:
 
     def _edgekit(self, *words: str) -> subprocess.Popen[str]:
         cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-        known = {**os.environ, **self.pi.environment, "XDG_CACHE_HOME": cache, "PYTHONPATH": str(self.package)}
+        known = {**os.environ, **self.pi.environment, "XDG_CACHE_HOME": cache, "PYTHONPATH": str(ROOT)}
         return subprocess.Popen(
-            [sys.executable, "-m", "edgekit.cli.main", *words],
+            [*self.start, *words],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=known, cwd=self.folder,
         )  # fmt: skip
 
@@ -260,17 +269,3 @@ def _bundle(folder: Path, number: int) -> Path:
     contents["models/ballast.bin"] = os.urandom(2_000_000)
     manifest = dataclasses.replace(made.manifest, name=f"cut-{number}")
     return Path(write_bundle(folder, manifest, contents).path)
-
-
-def _without_fsync(folder: Path) -> Path:
-    """The package with an agent that asks for nothing to be written to the disk."""
-    shutil.copytree(ROOT / "edgekit", folder / "edgekit", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("targets", "models"):
-        (folder / name).symlink_to(ROOT / name)
-    taken = 0
-    for path in (folder / "edgekit" / "deploy").glob("*.py"):
-        text = path.read_text("utf-8")
-        taken += text.count("os.fsync(") + text.count("os.sync(")
-        path.write_text(text.replace("os.fsync(", "bool(").replace("os.sync()", "None"), "utf-8")
-    assert taken, "there is no fsync in the agent"
-    return folder

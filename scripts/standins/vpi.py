@@ -203,10 +203,17 @@ class VirtualPi:
                 start_new_session=True,
             )
         (self.folder / "pid").write_text(str(process.pid))
-        while not (self.folder / "monitor").exists():
+        while not self._listens():
             if process.poll() is not None:
                 raise RuntimeError(f"qemu does not start: {(self.folder / 'qemu.log').read_text()}")
             time.sleep(0.01)
+
+    def _listens(self) -> bool:
+        """Whether qemu's monitor does: its socket has a name a moment before."""
+        with socket.socket(socket.AF_UNIX) as connection, contextlib.suppress(OSError):
+            connection.connect(str(self.folder / "monitor"))
+            return True
+        return False
 
     def _end(self, kill: object) -> None:
         pid = self.pid
