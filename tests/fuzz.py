@@ -44,7 +44,7 @@ def parsers() -> dict[str, Parser]:
     """All of them, by name; imports what they need."""
     from test_hostile_device import HELLO, MAGIC, Says, frame
 
-    from edgekit.deploy import disk, signers, signing
+    from edgekit.deploy import disk, signers, signing, sshsig
     from edgekit.deploy.address import Local
     from edgekit.deploy.disk import Refused
     from edgekit.deploy.known_hosts import parse_known_hosts
@@ -79,10 +79,10 @@ def parsers() -> dict[str, Parser]:
 
     def signature(data: bytes) -> None:
         with contextlib.suppress(Refused):
-            signing._parse_signature(data)
+            sshsig._parse_signature(data)
 
     def keys(data: bytes) -> None:
-        list(signing.key_lines(data))
+        list(sshsig.key_lines(data))
 
     def known_hosts(data: bytes) -> None:
         parse_known_hosts(data.decode(errors="replace").splitlines(), "[board]:2222")

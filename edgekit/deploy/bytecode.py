@@ -57,7 +57,7 @@ def _compile(source: bytes, path: str) -> bytes | None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             code = compile(source, path, "exec", dont_inherit=True)
-    except (SyntaxError, ValueError, RecursionError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # the last one: nested too deep for its parser
         return None
     return MAGIC_NUMBER + UNCHECKED + source_hash(source) + marshal.dumps(code)
 
