@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import atexit
+import base64
 import contextlib
 import hashlib
 import importlib.util
@@ -44,7 +45,7 @@ def parsers() -> dict[str, Parser]:
     """All of them, by name; imports what they need."""
     from test_hostile_device import HELLO, MAGIC, Says, frame
 
-    from edgekit.deploy import disk, signers, signing, sshsig
+    from edgekit.deploy import bytecode, disk, signers, signing, sshsig
     from edgekit.deploy.address import Local
     from edgekit.deploy.disk import Refused
     from edgekit.deploy.known_hosts import parse_known_hosts
@@ -100,7 +101,14 @@ def parsers() -> dict[str, Parser]:
         with contextlib.suppress(InputError):
             read_arrays(scratch / "golden.npz")
 
+    def compiled(data: bytes) -> None:
+        (scratch / bytecode.LIST).write_bytes(data)
+        with contextlib.suppress(Refused):
+            for path in bytecode.read_list(str(scratch)):
+                assert disk.COMPONENT.fullmatch(path.split("/")[0]) and ".." not in path.split("/")
+
     file = {"sha256": SHA256, "size": 3}
+    pyc = {"runner/__pycache__/x.cpython-311.pyc": {**file, "source": SHA256}}
     release = {
         "edgekit_release": 1,
         "name": "digits",
@@ -111,12 +119,6 @@ def parsers() -> dict[str, Parser]:
         "edgekit_signature": 1, "name": "digits", "edgekit": "1", "seq": 5, "downgrade_from": None, "run": "#!/bin/sh\n",
         "files": {"manifest.json": SHA256}, "runtimes": {SHA256: "numpy==1"},
     }  # fmt: skip
-    blob = b"SSHSIG\0\0\0\1"
-    for part in (b"\0\0\0\x0bssh-ed25519\0\0\0\x20" + bytes(32), b"edgekit-bundle", b"", b"sha512", bytes(83)):
-        blob += struct.pack(">I", len(part)) + part
-    from base64 import b64encode
-
-    armour = b"-----BEGIN SSH SIGNATURE-----\n" + b64encode(blob) + b"\n-----END SSH SIGNATURE-----\n"
     said = {"missing": {SHA256: 0}, "warning": ""}
     return {
         "manifest.json": Parser(manifest, (_manifest_seed(),)),
@@ -125,7 +127,10 @@ def parsers() -> dict[str, Parser]:
         "change of signers": Parser(
             change, (json.dumps({"edgekit_signers": 1, "add": {"alice": KEY}, "revoke": [KEY]}).encode(),)
         ),
-        "signature": Parser(signature, (armour,)),
+        "signature": Parser(
+            signature, (_signature_seed(b"ssh-ed25519"), _signature_seed(b"sk-ssh-ed25519@openssh.com"))
+        ),
+        "list of bytecode": Parser(compiled, (json.dumps({"edgekit_bytecode": 1, "files": pyc}).encode(),)),
         "allowed_signers": Parser(keys, (f'alice,b namespaces="x,y" {KEY} a b\n# c\n"d e" {KEY}\n'.encode(),)),
         "known_hosts": Parser(known_hosts, (f"[board]:2222,|1|AAAA|BBBB,!x {KEY}\n@revoked * {KEY}\n".encode(),)),
         "frames of a device": Parser(
@@ -155,6 +160,17 @@ def _manifest_seed() -> bytes:
     from edgekit.manifest import write_manifest
 
     return write_manifest(MANIFEST)
+
+
+def _signature_seed(kind: bytes) -> bytes:
+    """An SSHSIG of that kind of key, with a token's flags and counter behind it."""
+
+    def string(data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + data
+
+    key, signed = string(kind) + string(bytes(32)), string(kind) + string(bytes(64)) + b"\1" + bytes(4)
+    blob = b"SSHSIG\0\0\0\1" + b"".join(map(string, (key, b"edgekit-bundle", b"", b"sha512", signed)))
+    return b"-----BEGIN SSH SIGNATURE-----\n" + base64.b64encode(blob) + b"\n-----END SSH SIGNATURE-----\n"
 
 
 def _npz_seed() -> bytes:
