@@ -16,6 +16,7 @@ import contextlib
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -223,6 +224,7 @@ def main(words: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the first process of its namespace would not hear it
     try:
         sys.exit(main(sys.argv[1:]))
     except KeyboardInterrupt:
