@@ -6,7 +6,7 @@ import io
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 pytest.importorskip("scipy")
@@ -92,6 +92,7 @@ def test_two_nodes_settle_where_their_resistances_say():
 
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.tuples(st.floats(0.01, 2), st.floats(0, 10)), min_size=2, max_size=20), st.floats(0.1, 3))
+@example([(1.7648499089799488, 0.0), (0.011750336086416485, 0.0), (1.0, 0.0), (1.0, 1.0)], 1.7243040300881993)
 def test_the_worst_window_is_at_least_that_of_any_window(steps, window):
     edges = np.cumsum([0.0, *(t for t, _ in steps)])
     used = np.cumsum([0.0, *(t * w for t, w in steps)])

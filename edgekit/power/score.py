@@ -85,5 +85,5 @@ def window_powers(edge_s: Floats, used_j: Floats, window_s: float) -> Floats:
     if edge_s[-1] <= window_s:
         return np.array([used_j[-1] / max(edge_s[-1], 1e-9)])
     begins = np.concatenate([edge_s, edge_s - window_s])
-    begins = begins[(begins >= 0) & (begins + window_s <= edge_s[-1])]
+    begins = begins[(begins >= 0) & (begins <= edge_s[-1] - window_s)]  # a sum could round beyond the last one
     return np.asarray((np.interp(begins + window_s, edge_s, used_j) - np.interp(begins, edge_s, used_j)) / window_s)
