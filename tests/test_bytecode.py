@@ -7,16 +7,18 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from compiled import runs
-from devices import HEALTHY, Here, flip_a_byte, install, parcel, recorded, refused, world
+from devices import HEALTHY, PYTHON, Here, flip_a_byte, install, parcel, recorded, refused, send, world
 
 from edgekit.deploy.address import Local
 from edgekit.deploy.bytecode import LIST
 from edgekit.deploy.install import deploy, status
+from edgekit.deploy.session import open_session
 from edgekit.errors import DeviceDamaged
 
 if TYPE_CHECKING:
@@ -51,7 +53,13 @@ def test_a_source_has_its_bytecode_which_python_takes(device: Local) -> None:
 
 
 def test_what_is_no_source_for_this_python_is_installed_as_it_is(device: Local) -> None:
-    folder = put(device.root, "one", {"newer.py": b"match = = 3", "binary.py": b"\0", "deep.py": b"(" * 9000})
+    deep = {
+        "deep.py": b"(" * 9000,
+        "lambdas.py": b"lambda: " * 1100 + b"0",
+        "a" * 125 + ".py": b"",
+        "b/" * 15 + "b.py": b"",
+    }
+    folder = put(device.root, "one", {"newer.py": b"match = = 3", "binary.py": b"\0", **deep})
 
     assert list(folder.rglob("*.pyc")) == []
     assert (folder / "newer.py").read_bytes() == b"match = = 3"
@@ -157,6 +165,42 @@ def test_a_damaged_blob_is_not_taken_for_the_bytecode_that_it_was(device: Local)
 
     assert runs(next(second.rglob("*.pyc")).read_bytes(), ANSWER)
     assert status(device, verify=True)["damaged"] == [f"releases/{first.name}/__pycache__/{path.name}"]
+
+
+def test_the_list_of_bytecode_vouches_for_nothing_that_was_sent(device: Local) -> None:
+    folder = put(device.root, "one", {"answers.py": ANSWER})
+    other = b"def answer():\n    return 43\n"
+    listed = json.loads((folder / LIST).read_text())
+    listed["files"]["answers.py"] = {"sha256": sha256(other).hexdigest(), "size": len(other), "source": "0" * 64}
+    (folder / LIST).write_text(json.dumps(listed))
+    (folder / "answers.py").chmod(0o644)
+    (folder / "answers.py").write_bytes(other)
+
+    assert status(device, verify=True)["damaged"] == [f"releases/{folder.name}/answers.py"]
+
+
+def runtimes(device: Local) -> list[str]:
+    """Those that a deployment would not send again."""
+    with open_session(device, python=PYTHON) as session:
+        return list(session.hello.runtimes)
+
+
+def test_a_runtime_from_before_bytecode_was_listed_is_installed_once_more(device: Local) -> None:
+    here, runtime = Here(device.root), parcel("runtime", {"answers.py": ANSWER})
+    send(here, runtime)
+    here.request("runtime", id=runtime.id, text=runtime.text)
+    assert runtimes(device) == [runtime.id]
+    folder = device.root / "runtimes" / runtime.id
+    (folder / LIST).unlink()
+    (path,) = folder.rglob("*.pyc")
+    path.unlink()
+    path.write_bytes(b"as Python left it, and a power cut")
+
+    assert runtimes(device) == []
+    here.request("runtime", id=runtime.id, text=runtime.text)
+
+    assert runtimes(device) == [runtime.id]
+    assert runs(path.read_bytes(), ANSWER)
 
 
 # -- with a runtime and a runner

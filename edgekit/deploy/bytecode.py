@@ -16,7 +16,7 @@ from _frozen_importlib_external import MAGIC_NUMBER
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from edgekit.deploy.disk import SHA256, Refused, check_files, checked, intact, read_file
+from edgekit.deploy.disk import SHA256, Refused, check_files, checked, intact, is_listable, read_file
 
 LIST = ".bytecode.json"  # beside the files; none that is sent can have that name
 UNCHECKED = (1).to_bytes(4, "little")  # PEP 552: the source is not looked at, which the list of files vouches for
@@ -29,14 +29,14 @@ def compile_files(
 ) -> Compiled:
     """The bytecode of the sources among `files`, as `keep` made blobs of it, or as it is in `known` already.
 
-    What does not compile, being for another Python, is left out.
+    What does not compile, being for another Python, is left out, and what would have too long a name.
     """
     tag, made = sys.implementation.cache_tag, {}
     before = {file["source"]: file for path, file in known.items() if path.endswith(f".{tag}.pyc")}
     for path, file in files.items():
         folder, name = os.path.split(path)
         place = os.path.join(folder, "__pycache__", f"{name[:-3]}.{tag}.pyc")
-        if not tag or not name.endswith(".py") or place in files:
+        if not tag or not name.endswith(".py") or place in files or not is_listable(place):
             continue
         found = before.get(file["sha256"])
         if found is None or not intact(os.path.join(blobs, found["sha256"]), found["sha256"], found["size"]):
@@ -56,10 +56,10 @@ def _compile(source: bytes, path: str) -> bytes | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            code = compile(source, path, "exec", dont_inherit=True)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):  # the last one: nested too deep for its parser
+            code = marshal.dumps(compile(source, path, "exec", dont_inherit=True))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # the last ones: nested too deep for it
         return None
-    return MAGIC_NUMBER + UNCHECKED + source_hash(source) + marshal.dumps(code)
+    return MAGIC_NUMBER + UNCHECKED + source_hash(source) + code
 
 
 def as_list(compiled: Compiled) -> bytes:

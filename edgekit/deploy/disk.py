@@ -75,14 +75,17 @@ def read_listing(name: str, text: str, key: str) -> dict[str, Any]:
     return dict(listing)
 
 
+def is_listable(path: str) -> bool:
+    """Whether a file with that path may be in a list."""
+    parts = path.split("/")
+    return len(parts) <= DEEPEST and all(map(COMPONENT.fullmatch, parts))
+
+
 def check_files(files: Iterable[tuple[str, Any]]) -> None:
     """Refused if a path among them could lead elsewhere, or if one has no hash or size."""
     for path, file in files:
-        parts = path.split("/")
-        if len(parts) > DEEPEST or not isinstance(file, dict):
+        if not is_listable(path) or not isinstance(file, dict):
             raise Refused("DeviceError", f"not a name for a file of ours: {path!r}", OUR_FAULT)
-        for part in parts:
-            checked(COMPONENT, part)
         checked(SHA256, file.get("sha256"))
         checked_size(file.get("size"))
 

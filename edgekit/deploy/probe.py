@@ -107,7 +107,9 @@ def installed(root: str) -> "dict[str, Any]":
         names = os.listdir(os.path.join(root, "runtimes"))
     except OSError:
         pass
-    state["runtimes"] = sorted(name for name in names if name + ".json" in names)
+    # one without a list of bytecode is from before there were any, and is installed once more
+    listed = (name for name in names if os.path.exists(os.path.join(root, "runtimes", name, ".bytecode.json")))
+    state["runtimes"] = sorted(name for name in listed if name + ".json" in names)
     return state
 
 
