@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import threading
 import warnings
 from pathlib import Path
 
@@ -311,12 +313,31 @@ def test_packed_weights_are_kept_for_the_next_start(tmp_path, own_cache):
     raw = np.random.default_rng(0).random((2, 8, 8, 1), np.float32)
     path = make_bundle(tmp_path / "b", classifier(), raw=raw, delegates=["cpu:weight_cache=true"]).path
     first = quietly(path)(raw, raw_out=True)
-    (kept,) = own_cache.glob("*.xnnpack")
+    (kept,) = own_cache.glob("*.weights")
 
     assert kept.stat().st_size > 0
     assert np.array_equal(quietly(path)(raw, raw_out=True), first)
     (agreement, _), *_ = check_release(path)
     assert agreement.bit_equal == 2
+
+
+def test_packed_weights_that_nobody_finished_are_neither_believed_nor_kept(tmp_path, own_cache):
+    raw = np.random.default_rng(0).random((2, 8, 8, 1), np.float32)
+    path = make_bundle(tmp_path / "b", classifier(), raw=raw, delegates=["cpu:weight_cache=true"]).path
+    first = quietly(path)(raw, raw_out=True)
+    (kept,) = own_cache.glob("*.weights")
+    whole = kept.read_bytes()
+    with_a_hole = whole[: len(whole) // 2] + bytes(len(whole) - len(whole) // 2)
+    kept.unlink()
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    ours, live = f"{kept}.{os.getpid()}-{threading.get_ident()}", f"{kept}.{os.getppid()}-1"
+    for name in (ours, live, f"{kept}.{dead.pid}-1"):
+        Path(name).write_bytes(with_a_hole)
+
+    assert np.array_equal(quietly(path)(raw, raw_out=True), first)
+    assert kept.read_bytes() != with_a_hole
+    assert sorted(map(str, own_cache.glob("*.weights*"))) == [str(kept), live]
 
 
 def test_packed_weights_get_their_name_when_they_are_on_the_disk_and_not_before(tmp_path, own_cache, monkeypatch):
@@ -330,7 +351,7 @@ def test_packed_weights_get_their_name_when_they_are_on_the_disk_and_not_before(
         raise OSError
 
     def files():
-        return [each for each in own_cache.iterdir() if ".xnnpack" in each.name]
+        return [each for each in own_cache.iterdir() if ".weights" in each.name]
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", power_cut)
@@ -338,10 +359,10 @@ def test_packed_weights_get_their_name_when_they_are_on_the_disk_and_not_before(
 
     [(synced, there)] = seen
     assert there == [synced]
-    assert not synced.endswith(".xnnpack")
+    assert not synced.endswith(".weights")
     assert files() == []
     assert np.array_equal(quietly(path)(raw, raw_out=True), first)
-    assert [each.suffix for each in files()] == [".xnnpack"]
+    assert [each.suffix for each in files()] == [".weights"]
 
 
 def test_a_bare_file_has_no_golden_vectors_and_so_no_delegates(tmp_path):

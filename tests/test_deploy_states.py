@@ -278,3 +278,22 @@ def test_a_users_server_starts_with_the_machine_and_nobody_logged_in(boards: dic
 
     wait_until(lambda: board.answers_with() == board.in_use())
     assert board.device.inside("loginctl", "show-user", "pi", "-p", "Linger", "--value").strip() == "yes"
+
+
+@pytest.mark.parametrize("kind", ["user", "system"])
+def test_a_server_keeps_packed_weights_for_all_its_sandbox(boards: dict[str, Board], kind: str) -> None:
+    from edgekit.bundle import read_bundle, write_bundle
+    from edgekit.delegates import parse_delegate
+
+    board = board_of(boards, kind)
+    made = read_bundle(board.new_bundle())
+    packing = (parse_delegate("cpu:weight_cache=true"),)
+    variants = tuple(dataclasses.replace(variant, delegates=packing) for variant in made.manifest.variants)
+    contents = {name: made.file(name).read_bytes() for name in made.manifest.files}
+    path = write_bundle(board.folder / f"packs-{kind}", dataclasses.replace(made.manifest, variants=variants), contents)
+
+    release = board.deploy(path.path)
+
+    wait_until(lambda: board.answers_with() == release)
+    cache = board.root_here / "cache" if kind == "user" else board.device.root / "var/cache/edgekit/edgekit/runner"
+    assert [file.suffix for file in cache.iterdir() if "weights" in file.name] == [".weights"]

@@ -96,7 +96,7 @@ def test_groups_and_devices_are_those_of_the_delegates_and_exist() -> None:
     assert "DeviceAllow=char-usb_device rw" in coral and "AF_NETLINK" in coral and "PrivateDevices" not in coral
     assert "SupplementaryGroups=render video\n" in gpu and "DeviceAllow=char-drm rw" in gpu
     assert ["MemoryDenyWriteExecute=yes" in text for text in (plain, coral, gpu)] == [True, True, False]
-    assert ["CacheDirectory=edgekit" in text for text in (plain, coral, gpu)] == [False, True, True]
+    assert ["CacheDirectory=edgekit" in text for text in (plain, coral, gpu)] == [True, True, True]
     assert all("ProcSubset" not in text for text in (plain, coral, gpu))
 
 
@@ -113,7 +113,7 @@ def test_a_users_units_name_neither_a_user_nor_what_only_root_can_do() -> None:
     for text in (walled, plain):
         assert "\nUser=" not in text and "RuntimeDirectory" not in text
         assert "SystemCallFilter=@system-service" in text and "WantedBy=default.target" in text
-    assert "ReadWritePaths=/home/pi/e/run\n" in walled
+    assert "ReadWritePaths=/home/pi/e/run -/home/pi/e/cache\n" in walled
     assert "ProtectSystem" not in plain
 
 

@@ -71,7 +71,8 @@ class Systemd:
         if self.kind == "system":
             changed = self._make_account()
         else:
-            os.makedirs(os.path.join(self.root, "run"), mode=0o700, exist_ok=True)
+            for writable in ("run", "cache"):
+                os.makedirs(os.path.join(self.root, writable), mode=0o700, exist_ok=True)
             os.makedirs(self._folder, exist_ok=True)
             changed = linger()
         written = [name for name, text in files.items() if write_if_other(os.path.join(self._folder, name), text)]

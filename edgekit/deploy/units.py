@@ -57,7 +57,7 @@ DEVICES = {
 }
 
 
-CACHE = (  # what trials of delegates found, and shaders: a start without it takes longer
+CACHE = (  # what trials of delegates found, packed weights, shaders: a start without it takes longer
     "CacheDirectory=edgekit",
     "CacheDirectoryMode=0700",
     "Environment=XDG_CACHE_HOME=/var/cache/edgekit",
@@ -207,7 +207,7 @@ def _identity(needs: Needs, accelerators: Sequence[Accelerator]) -> list[str]:
         *([f"SupplementaryGroups={' '.join(groups)}"] if groups else []),
         "RuntimeDirectory=edgekit",
         "RuntimeDirectoryMode=0750",  # whoever is in the group may ask the runner
-        *(CACHE if accelerators else ()),
+        *CACHE,
     ]
 
 
@@ -223,7 +223,8 @@ def _walls(needs: Needs, accelerators: Sequence[Accelerator]) -> list[str]:
     elif accelerators or not needs.namespaces:
         return []
     else:  # its manager listens in /run/user, which ProtectHome=tmpfs hides
-        own = ["ProtectHome=read-only", f"ReadWritePaths={needs.root}/run", "InaccessiblePaths=-%h/.ssh -%h/.gnupg"]
+        writes = f"ReadWritePaths={needs.root}/run -{needs.root}/cache"
+        own = ["ProtectHome=read-only", writes, "InaccessiblePaths=-%h/.ssh -%h/.gnupg"]
     return [*_WALLS, *own, *devices]
 
 

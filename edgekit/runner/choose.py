@@ -6,12 +6,10 @@ golden vectors and all (trial.py): a crash there is a finding, not a dead servic
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import os
-import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -134,6 +132,7 @@ def _open_compiled(
 ) -> tuple[Any, Placement]:
     from edgekit.runner.compiled import open_compiled
     from edgekit.runner.trial import cache_folder
+    from edgekit.runner.weight_cache import keeping_weights
 
     options = delegate.options
     is_gpu = delegate.name == "gpu"
@@ -142,7 +141,7 @@ def _open_compiled(
         folder = cache_folder(bundle.folder)
         if folder is None:
             raise BundleError("there is no folder to keep packed weights in", hint="leave weight_cache out")
-        cache = os.path.join(folder, f"{_cache_name(bundle, variant)}.xnnpack")
+        cache = os.path.join(folder, f"{_cache_name(bundle, variant)}.weights")
 
     def open_with(weight_cache: str) -> Any:
         return open_compiled(
@@ -154,7 +153,7 @@ def _open_compiled(
             weight_cache=weight_cache,
         )
 
-    made = open_with("") if is_gpu else _keeping_weights(cache, open_with)
+    made = open_with("") if is_gpu else keeping_weights(cache, open_with)
     placement = _placement(delegate, None, device=made.device, software=made.software)
     if is_gpu and made.is_whole:  # all of them; how many that is the file says
         count = operator_count(path)
@@ -164,35 +163,6 @@ def _open_compiled(
         left = {name: names.count(name) for name in names} if len(names) == made.share[1] else {}
         placement = replace(placement, operators=sum(made.share), on_unit=made.share[0], left=left)
     return made, placement
-
-
-def _keeping_weights(place: str, open_with: Callable[[str], Any]) -> Any:
-    """What `open_with` makes of a file of packed weights, which is given its name when it is whole and on the disk.
-
-    XNNPACK believes a file with a right header: one with zeros in its middle, as a power cut may leave it, changed the answers of
-    ResNet8 without a word (LiteRT 2.3).
-    """
-    if os.path.exists(place):
-        return open_with(place)
-    aside = f"{place}.{os.getpid()}-{threading.get_ident()}"
-    try:
-        made = open_with(aside)
-        with contextlib.suppress(OSError):  # no space, perhaps: the next start packs again
-            _sync(aside)
-            os.replace(aside, place)
-            _sync(os.path.dirname(place))
-        return made
-    finally:
-        with contextlib.suppress(OSError):
-            os.unlink(aside)
-
-
-def _sync(path: str) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _cache_name(bundle: Bundle, variant: Variant) -> str:
